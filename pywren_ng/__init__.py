@@ -1,0 +1,49 @@
+"""pywren_ng: a `concurrent.futures` executor whose workers are clean processes here, or thousands elsewhere."""
+
+from typing import TYPE_CHECKING
+
+from pywren_ng.executor import Executor
+from pywren_ng.job import Job
+from pywren_runtime import __version__, errors
+from pywren_runtime.errors import (
+    ConfigError,
+    InitializerError,
+    KeyMissing,
+    ModulesError,
+    PackingError,
+    PywrenError,
+    RemoteError,
+    SignatureError,
+    StoreError,
+    StoreFull,
+    TaskOutOfMemory,
+    TaskTimeout,
+)
+
+if TYPE_CHECKING:
+    from pywren_runtime.errors import WorkerLost
+
+__all__ = [
+    "ConfigError",
+    "Executor",
+    "InitializerError",
+    "Job",
+    "KeyMissing",
+    "ModulesError",
+    "PackingError",
+    "PywrenError",
+    "RemoteError",
+    "SignatureError",
+    "StoreError",
+    "StoreFull",
+    "TaskOutOfMemory",
+    "TaskTimeout",
+    "WorkerLost",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "WorkerLost":  # made when it is first asked for: see `pywren_runtime.errors`
+        return errors.WorkerLost
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,124 @@
+"""The parts of an executor, put together: store, packer, backend and engine, shared by all its views.
+
+It ends in one of four ways: `close`, its last executor being collected, the interpreter's end, or a kill, after which
+the next executor of this user removes what it left on disk.
+"""
+
+import importlib
+import itertools
+import os
+import sys
+import weakref
+from importlib.metadata import entry_points
+
+from pywren_ng.backends import Backend
+from pywren_ng.engine import Engine
+from pywren_ng.environment import LocalModules
+from pywren_ng.packing import Packer
+from pywren_ng.scratch import Scratch
+from pywren_ng.tracker import Pace
+from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores import Store, open_store
+from pywren_runtime.stores.file_store import FileStore
+
+DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
+PACES = 1000
+
+
+class Assembly:
+    """What the views of one executor share."""
+
+    def __init__(self, backend: str, *, store: str | None, max_workers: int | None) -> None:
+        depth = int(os.environ.get(DEPTH, "0"))
+        if backend == "local" and depth:
+            # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
+            backend, max_workers = ("local", 1) if depth == 1 else ("inline", None)
+        self.name = f"{backend}-{os.urandom(4).hex()}"
+        self._pid = os.getpid()
+        self._jobs = itertools.count(1)
+        self._paces: dict[object, Pace] = {}
+        self.scratch = Scratch()
+        try:
+            self.store: Store = self._open(store)
+            self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
+            made = make_backend(backend, self.store, self.scratch.path, max_workers)
+        except BaseException:
+            self.scratch.close()
+            raise
+        self.engine = Engine(made, self.store, self.packer.blobs)
+        self._end = weakref.finalize(self, _finish, self.engine, self.scratch)
+
+    def _open(self, url: str | None) -> Store:
+        if url is None:
+            return FileStore(os.path.join(self.scratch.path, "store"), private=True)
+        return open_store(url)
+
+    def check_open(self) -> None:
+        """RuntimeError where nothing can be submitted any more; BrokenExecutor where nothing can run."""
+        engine = self.engine
+        if engine.broken is not None:
+            raise engine.broken
+        if engine.closing:
+            raise RuntimeError(
+                "cannot schedule new futures after shutdown: make a new Executor, or submit inside its `with`"
+            )
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this executor belongs to process {self._pid}, which forked this one: its threads are not here; "
+                "make an Executor of its own in each process"
+            )
+
+    def new_job(self, name: str | None) -> str:
+        """A name for a job that no other job has."""
+        return "-".join(filter(None, (name, self.name, str(next(self._jobs)))))
+
+    def pace(self, fn: object) -> Pace:
+        """How long this function's tasks take, as far as its earlier jobs have shown."""
+        key = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+        pace = self._paces.get(key)
+        if pace is None:
+            if len(self._paces) >= PACES:
+                self._paces.clear()
+            pace = self._paces[key] = Pace()
+        return pace
+
+    def close(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
+        """See `Engine.close`; with `wait`, no process and no file is left when it returns."""
+        self.engine.close(wait=wait, cancel=cancel, kill=kill)
+        if wait and self._end.detach() is not None:
+            self.scratch.close()
+
+
+def _finish(engine: Engine, scratch: Scratch) -> None:
+    """The executor was collected or the interpreter ends: do what was submitted, unless an error ended the script."""
+    by_error = getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
+    engine.close(wait=True, kill=by_error)
+    scratch.close()
+
+
+def make_backend(name: str, store: Store, directory: str, max_workers: int | None) -> Backend:
+    """The backend of that name: a module of ours, or an entry point in the group `pywren_ng.backends`."""
+    if max_workers is not None and max_workers <= 0:
+        raise ConfigError(f"max_workers must be greater than 0, not {max_workers}")
+    if not name.isidentifier():
+        raise _unknown(name)
+    try:
+        module = importlib.import_module(f"pywren_ng.backends.{name}_backend")
+    except ModuleNotFoundError as error:
+        if error.name != f"pywren_ng.backends.{name}_backend":
+            raise
+        found = list(entry_points(group="pywren_ng.backends", name=name))
+        if not found:
+            raise _unknown(name) from None
+        module = found[0].load()
+    backend: Backend = module.make(store, directory=directory, max_workers=max_workers)
+    return backend
+
+
+def _unknown(name: str) -> ConfigError:
+    folder = os.path.join(os.path.dirname(__file__), "backends")
+    known = sorted(
+        file.removesuffix("_backend.py") for file in os.listdir(folder) if file.endswith("_backend.py")
+    )
+    known += [point.name for point in entry_points(group="pywren_ng.backends")]
+    return ConfigError(f"there is no backend {name!r}; there are: {', '.join(known)}")

@@ -1,0 +1,47 @@
+"""Tasks in the thread that submits them: for `pdb`, for tests, and where no process may be started.
+
+The same worker code runs, so arguments and results are pickled as they would be elsewhere. Time and memory limits
+are not enforced, and what a task prints is not kept.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from pywren_ng.backends import Event, Order
+from pywren_runtime.stores import Store
+from pywren_runtime.wire import Environment
+from pywren_runtime.worker import Worker
+
+
+class InlineBackend:
+    """Runs one Call at each `wait`."""
+
+    workers = 1
+    threaded = False
+
+    def __init__(self, store: Store, *, root: str) -> None:
+        self._worker = Worker(store, root=root, take_output=bytes)
+        self._orders: deque[Order] = deque()
+
+    def room(self, environment: Environment, seconds: float | None) -> int:
+        return 0 if self._orders else 1
+
+    def start(self, orders: Sequence[Order]) -> None:
+        self._orders.extend(orders)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        return list(self._worker.run(self._orders.popleft().call)) if self._orders else []
+
+    def wake(self) -> None:
+        pass  # nobody else waits
+
+    def stop(self, job: str) -> None:
+        self._orders = deque(order for order in self._orders if order.heading.head.job != job)
+
+    def close(self) -> None:
+        self._orders.clear()
+
+
+def make(store: Store, *, directory: str, max_workers: int | None) -> InlineBackend:
+    """The backend for an executor whose private folder is `directory`."""
+    return InlineBackend(store, root=directory)

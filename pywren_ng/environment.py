@@ -1,0 +1,445 @@
+"""Which of the user's own modules a function needs, and their sources as archives that travel by digest.
+
+    names in the pickle ─┐                                 ┌─► imports of its files ─┐
+    imports in the code ─┴─► _Places: local? where? ──► _bundle: walk, stat, zip ──► Unit
+                               ▲                                                     │
+                               └───────────────── and so on, recursively ◄───────────┘
+
+Local is what does not come with Python or from site-packages: files beside the script or notebook, packages
+in the working directory or anywhere on sys.path, editable installs. Nothing is imported to find out. What is
+not local costs one look into a set; what is local is looked at on every call, so that an edited file goes out
+with the next job.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.machinery
+import itertools
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import CodeType
+
+from pywren_runtime.errors import ModulesError
+from pywren_runtime.modules import Unit
+
+__all__ = ["LocalModules"]
+
+_OURS = frozenset({"pywren_ng", "pywren_runtime", "pywren_shuffle", "__main__", "__mp_main__"})
+_LARGEST = 64 << 20  # bytes of one package
+_MOST = 20_000  # files of one package
+_CODES = 4096  # code objects whose imports are remembered
+# A younger file may change again within a tick of its clock: its stat proves nothing ("racily clean" in git).
+_SETTLED_NS = 2_000_000_000
+
+
+class LocalModules:
+    """Finds and packs local modules; one per executor, used from any number of threads."""
+
+    def __init__(self, *, now: Callable[[], int] = time.time_ns) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._places = _Places(now)
+        self._bundles: dict[str, _Bundle] = {}
+        self._replaced: dict[str, _Bundle] = {}  # one edit back: its units() may not have been sent yet
+        self._codes: dict[int, tuple[CodeType, frozenset[str]]] = {}
+
+    def units(self, modules: Iterable[str], codes: Iterable[CodeType] = ()) -> tuple[Unit, ...]:
+        """The local modules behind these names and these functions' imports, with all that those import.
+
+        `modules` are full names that a pickle refers to, `codes` the code of functions that it holds by
+        value. Files are compared with what was read last and read again if they changed. Raises ModulesError
+        for a package that is too large or whose files are gone.
+        """
+        foreign = self._places.foreign()
+        names = [name for name in modules if name not in foreign]
+        for code in codes:
+            known = self._codes.get(id(code))  # by identity: hashing a code object hashes its instructions
+            found = self._remember(code) if known is None else known[1]
+            names += found - foreign
+        return self._closure(names) if names else ()
+
+    def archive(self, unit: Unit) -> bytes:
+        """The bytes of a unit that `units` gave out: a zip of its sources with the unit's SHA-256."""
+        with self._lock:
+            for bundles in (self._bundles, self._replaced):
+                bundle = bundles.get(unit.name)
+                if bundle is not None and bundle.unit == unit:
+                    return bundle.archive
+        raise ModulesError(
+            f"the sources of module {unit.name!r} were edited more than once while a job that uses them was "
+            "being sent, so the version it began with is gone. Submit it again"
+        )
+
+    def _remember(self, code: CodeType) -> frozenset[str]:
+        if len(self._codes) >= _CODES:
+            self._codes.clear()
+        names = _imported_by_code(code)
+        self._codes[id(code)] = (code, names)  # holding the code keeps its id from being given to another
+        return names
+
+    def _closure(self, names: list[str]) -> tuple[Unit, ...]:
+        found: dict[str, _Bundle] = {}
+        with self._lock:
+            todo = list(names)
+            while todo:
+                name = todo.pop()
+                top = name.partition(".")[0]
+                place = None if top in found else self._places.find(top, name)
+                if place is not None:
+                    found[top] = self._refresh(place)
+                    todo += found[top].imports - self._places.foreign()
+        return tuple(found[name].unit for name in sorted(found))
+
+    def _refresh(self, place: "_Place") -> "_Bundle":
+        old = self._bundles.get(place.name)
+        new = _bundle(place, old, self._now())
+        if old is not None and new.unit != old.unit:
+            self._replaced[place.name] = old
+        self._bundles[place.name] = new
+        return new
+
+
+# ── where a module lies ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the source of one local top-level module lies."""
+
+    name: str
+    roots: tuple[str, ...]  # one file, or a package's directory; a namespace package may have several
+    is_package: bool
+
+
+class _Places:
+    """Knows which top-level modules are local and where they lie; asks Python's finders, imports nothing."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        import site
+
+        major, minor = sys.version_info[:2]
+        own = [os.path.dirname(os.__file__), site.getusersitepackages(), *site.getsitepackages()]
+        own.append(os.path.join(sys.base_exec_prefix, sys.platlibdir, f"python{major}.{minor}"))
+        self._installed = tuple({path + os.sep for each in own for path in (each, os.path.realpath(each))})
+        self._now = now
+        self._path: list[str] = []
+        self._local_entries: list[str] = []
+        self._listings: dict[str, tuple[frozenset[str], int | None]] = {}
+        self._foreign = set(_OURS)
+        self._absent: set[str] = set()
+        self._known: dict[str, tuple[str | None, tuple[str, ...] | None, _Place]] = {}
+
+    def foreign(self) -> set[str]:
+        """Full and top-level names that are known not to be local; begun anew when sys.path has changed."""
+        if self._path != sys.path:
+            self._foreign, self._absent, self._path = set(_OURS), set(), list(sys.path)
+            self._local_entries = [entry for entry in self._path if not self._is_installed(entry)]
+        return self._foreign
+
+    def find(self, top: str, name: str) -> _Place | None:
+        """Where the module `top` lies if it is local; else None, and `name` is foreign if `top` exists."""
+        if top in self._foreign:
+            self._foreign.add(name)
+            return None
+        imported = sys.modules.get(top)
+        if imported is not None:
+            origin, locations = _whereabouts(imported)
+        else:
+            spec = self._spec(top)
+            if spec is None:
+                return None
+            origin, locations = spec.origin if spec.has_location else None, spec.submodule_search_locations
+        parts = None if locations is None else tuple(locations)
+        known = self._known.get(top)
+        if known is not None and known[0] == origin and known[1] == parts:
+            return known[2]
+        place = self._local(top, origin, parts)
+        if place is None:
+            self._foreign.update((top, name))
+        else:
+            self._known[top] = (origin, parts, place)
+        return place
+
+    def _spec(self, top: str) -> importlib.machinery.ModuleSpec | None:
+        appeared = self._appeared(top)
+        if top in self._absent:
+            if not appeared:
+                return None
+            importlib.invalidate_caches()  # Python's listing of the directory may be older than the file
+        spec = _find_spec(top)
+        if spec is None and appeared:
+            importlib.invalidate_caches()
+            spec = _find_spec(top)
+        if spec is None:
+            self._absent.add(top)
+        else:
+            self._absent.discard(top)
+        return spec
+
+    def _appeared(self, top: str) -> bool:
+        """Whether a local directory on sys.path has a file of that name: asks the disk, not a cache."""
+        return any(top in self._stems(entry or os.getcwd()) for entry in self._local_entries)
+
+    def _stems(self, directory: str) -> frozenset[str]:
+        """What its files are called up to the first dot; listed again when the directory changed."""
+        try:
+            changed = os.stat(directory).st_mtime_ns
+            stems, listed = self._listings.get(directory, (frozenset(), None))
+            if changed != listed:
+                stems = frozenset(name.partition(".")[0] for name in os.listdir(directory))
+                if self._now() - changed > _SETTLED_NS:
+                    self._listings[directory] = (stems, changed)
+        except OSError:  # no directory: a zip archive, or nothing
+            return frozenset()
+        return stems
+
+    def _local(self, top: str, origin: str | None, locations: tuple[str, ...] | None) -> _Place | None:
+        roots: tuple[str, ...] = () if origin is None else (origin,)
+        if locations is not None:
+            is_regular = origin is not None and os.path.basename(origin).startswith("__init__.")
+            roots = (os.path.dirname(str(origin)),) if is_regular else locations
+        roots = tuple(
+            root
+            for root in map(os.path.normpath, roots)
+            if os.path.isabs(root)  # else made up: "<string>"
+            and os.path.isdir(os.path.dirname(root))  # else inside a zip archive
+            and not self._is_installed(root)
+            and not self._is_installed(os.path.realpath(root))
+        )
+        return _Place(top, roots, locations is not None) if roots else None
+
+    def _is_installed(self, path: str) -> bool:
+        if path.startswith(self._installed) or path + os.sep in self._installed:
+            return True
+        parts = path.split(os.sep)
+        return "site-packages" in parts or "dist-packages" in parts
+
+
+def _whereabouts(module: object) -> tuple[str | None, Iterable[str] | None]:
+    """The file and the search locations of an imported module; neither for one made in memory."""
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return spec.origin if spec.has_location else None, spec.submodule_search_locations
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not os.path.isfile(file):
+        return None, None
+    return file, getattr(module, "__path__", None)
+
+
+def _find_spec(top: str) -> importlib.machinery.ModuleSpec | None:
+    import importlib.util
+
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None  # blocked by None in sys.modules, or a finder of someone's own
+
+
+# ── the sources as one archive ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """One file as it was when last looked at; equal leaves have equal content, unless they are very young."""
+
+    path: str
+    member: str  # its name in the archive
+    mtime_ns: int
+    ctime_ns: int
+    size: int
+    inode: int
+    runnable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """One local module, packed."""
+
+    place: _Place
+    leaves: tuple[_Leaf, ...]
+    young: tuple[tuple[_Leaf, bytes], ...]  # those whose stat proves nothing yet, with the content's hash
+    imported: dict[_Leaf, frozenset[str]]
+    imports: frozenset[str]  # top-level names, of all files
+    unit: Unit
+    archive: bytes
+
+
+def _bundle(place: _Place, old: _Bundle | None, now: int) -> _Bundle:
+    """The module as it lies on the disk at `now` or later: `old` itself where that is still true."""
+    leaves = _leaves(place)
+    if old is not None and old.place == place and old.leaves == leaves:
+        if not old.young:
+            return old
+        if all(hashlib.sha256(_read(place, leaf)).digest() == seen for leaf, seen in old.young):
+            return replace(old, young=tuple((leaf, seen) for leaf, seen in old.young if _is_young(leaf, now)))
+    contents = {leaf: _read(place, leaf) for leaf in leaves}
+    known = {} if old is None else old.imported
+    doubtful = () if old is None else dict(old.young)
+    imported = {
+        leaf: known[leaf] if leaf in known and leaf not in doubtful else _imported_by_source(content)
+        for leaf, content in contents.items()
+        if leaf.path.endswith(".py")
+    }
+    archive = _zip(contents)
+    young = [leaf for leaf in leaves if _is_young(leaf, now)]
+    return _Bundle(
+        place=place,
+        leaves=leaves,
+        young=tuple((leaf, hashlib.sha256(contents[leaf]).digest()) for leaf in young),
+        imported=imported,
+        imports=frozenset().union(*imported.values()),
+        unit=Unit(place.name, hashlib.sha256(archive).hexdigest()),
+        archive=archive,
+    )
+
+
+def _is_young(leaf: _Leaf, now: int) -> bool:
+    return now - leaf.mtime_ns < _SETTLED_NS
+
+
+def _leaves(place: _Place) -> tuple[_Leaf, ...]:
+    if not place.is_package:
+        path = place.roots[0]
+        suffix = os.path.basename(path).partition(".")[2]
+        try:
+            return (_leaf(path, f"{place.name}.{suffix}", os.stat(path)),)
+        except OSError as error:
+            raise _gone(place, error) from error
+    found: dict[str, _Leaf] = {}
+    size = 0
+    for root in place.roots:
+        try:
+            for leaf in _walk(root, place.name, ()):
+                if leaf.member not in found:  # in a namespace package the first on sys.path wins
+                    found[leaf.member] = leaf
+                    size += leaf.size
+                if size > _LARGEST or len(found) > _MOST:
+                    raise _too_large(place)
+        except OSError as error:
+            raise _gone(place, error) from error
+    return tuple(found[member] for member in sorted(found))
+
+
+def _walk(directory: str, member: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Leaf]:
+    """All files below a directory but caches and hidden directories; follows links, never in a circle."""
+    here = os.stat(directory)
+    identity = (here.st_dev, here.st_ino)
+    if identity in above:
+        return
+    with os.scandir(directory) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = f"{member}/{entry.name}"
+            try:
+                status = entry.stat()
+            except OSError:  # a dangling or circular link, or an editor's file that is gone already
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if entry.name != "__pycache__" and not entry.name.startswith("."):
+                    yield from _walk(entry.path, name, (*above, identity))
+            elif stat.S_ISREG(status.st_mode) and not entry.name.endswith(".pyc"):
+                yield _leaf(entry.path, name, status)
+
+
+def _leaf(path: str, member: str, status: os.stat_result) -> _Leaf:
+    return _Leaf(
+        path=path,
+        member=member,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        size=status.st_size,
+        inode=status.st_ino,
+        runnable=bool(status.st_mode & stat.S_IXUSR),
+    )
+
+
+def _read(place: _Place, leaf: _Leaf) -> bytes:
+    try:
+        with open(leaf.path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _gone(place, error) from error
+
+
+def _zip(contents: dict[_Leaf, bytes]) -> bytes:
+    """The same files give the same bytes: members in order, no dates, no owners."""
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bundle:
+        for leaf, content in contents.items():
+            member = zipfile.ZipInfo(leaf.member)
+            member.create_system = 3
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = (stat.S_IFREG | (0o755 if leaf.runnable else 0o644)) << 16
+            bundle.writestr(member, content, compresslevel=1)
+    return buffer.getvalue()
+
+
+def _gone(place: _Place, error: OSError) -> ModulesError:
+    return ModulesError(
+        f"local module {place.name!r} must travel with the function, but its files cannot be read: {error}. "
+        "Put them back, or import the module again from where they are now"
+    )
+
+
+def _too_large(place: _Place) -> ModulesError:
+    walks = (_walk(root, place.name, ()) for root in place.roots)
+    files = itertools.islice(itertools.chain.from_iterable(walks), 10 * _MOST)
+    sizes = {leaf.member: leaf.size for leaf in files}
+    biggest = max(sizes, key=sizes.__getitem__)
+    return ModulesError(
+        f"local package {place.name!r} ({', '.join(place.roots)}) must travel with the function but is too "
+        f"large: {len(sizes):,} files, {sum(sizes.values()) / 2**20:,.1f} MiB (at most {_MOST:,} files and "
+        f"{_LARGEST >> 20} MiB); the biggest file is {biggest} with {sizes[biggest] / 2**20:,.1f} MiB. Move "
+        "data out of the package and pass it as an argument, do not import the package there, or install it"
+    )
+
+
+# ── what code imports ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _imported_by_code(code: CodeType) -> frozenset[str]:
+    """The top-level modules that a function's import statements name, in its nested functions too."""
+    import dis
+
+    names: set[str] = set()
+    level: object = None
+    last: object = None
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            # The level was pushed before the list of names. A relative import means the script's own package.
+            name = getattr(sys.modules.get("__main__"), "__package__", None) if level else step.argval
+            names.add(str(name or "").partition(".")[0])
+        elif step.opname != "EXTENDED_ARG":
+            level, last = last, step.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _imported_by_code(constant)
+    return frozenset(names - {""})
+
+
+def _imported_by_source(source: bytes) -> frozenset[str]:
+    """The top-level modules that a file names in imports, anywhere in it; none if Python cannot parse it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()  # it travels all the same, and fails there as it would here
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            names.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function, target = node.func, node.args[0].value
+            called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+            if called in ("import_module", "__import__") and isinstance(target, str):
+                names.add(target.partition(".")[0])
+    return frozenset(names - {""})

@@ -1,0 +1,355 @@
+"""What the user makes: an executor like those of the standard library, whose workers need not be on this machine.
+
+submit, map ──► Packer ──► Engine ──► Backend ──► workers
+   │               └─► Store ◄────────────────────────┘
+   └──► Future, Job ◄── Engine
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from pywren_ng import config
+from pywren_ng.assembly import Assembly
+from pywren_ng.job import Job, Shelf
+from pywren_ng.packing import Memory, Packed
+from pywren_ng.tracker import Heading, Lost, Policy, Task, Tasks
+from pywren_runtime.errors import ConfigError, PywrenError
+from pywren_runtime.modules import Unit
+from pywren_runtime.wire import Environment, Head, Outcome
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can differ from job to job of one executor."""
+
+    memory: int | None
+    policy: Policy
+    env: tuple[tuple[str, str], ...]
+    name: str | None
+
+
+class Executor(futures.Executor):
+    """Runs functions in worker processes of this machine, or wherever `backend` says.
+
+    Anything that cloudpickle can pickle may be submitted, lambdas and functions of a notebook included; no
+    `if __name__ == "__main__"` is needed. Settings that are not given come from `PYWREN_NG_*`, `./pywren-ng.toml` and
+    the user's file, in that order.
+    """
+
+    def __init__(
+        self,
+        backend: str | None = None,
+        *,
+        store: str | None = None,
+        max_workers: int | None = None,
+        memory: int | None = None,
+        time_limit: float | None = None,
+        retries: int | None = None,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        env: Mapping[str, str] | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        progress: bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        given = {
+            "backend": backend,
+            "store": store,
+            "max_workers": max_workers,
+            "memory": memory,
+            "time_limit": time_limit,
+            "retries": retries,
+            "progress": progress,
+            "name": name,
+        }
+        settings = {key: setting.value for key, setting in config.load(given).items()}
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        policy = Policy(settings["retries"], _errors(retry_on), settings["time_limit"])
+        self._options = Options(settings["memory"], policy, _variables(env), settings["name"])
+        self._assembly = Assembly(
+            settings["backend"], store=settings["store"], max_workers=settings["max_workers"]
+        )
+        self._initializer = Packed(b"")
+        if initializer is not None:
+            self._initializer = self._assembly.packer.pack((initializer, initargs), "the initializer")
+        self._progress: bool | None = settings["progress"]
+
+    @property
+    def store(self) -> Any:
+        """The store through which functions, large arguments and large results go."""
+        return self._assembly.store
+
+    @property
+    def _max_workers(self) -> int:  # dask and others size their batches by it
+        return self._assembly.engine.workers
+
+    def options(
+        self,
+        *,
+        memory: int | None = None,
+        time_limit: float | None = None,
+        retries: int | None = None,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
+        env: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> "Executor":
+        """The same executor with other options for what is submitted through it; what is not given stays as it is.
+
+        It shares workers, store and life with this one: shutting down either shuts down both.
+        """
+        given = config.load({"memory": memory, "time_limit": time_limit, "retries": retries, "name": name})
+        policy, options = self._options.policy, self._options
+        policy = Policy(
+            policy.retries if retries is None else given["retries"].value,
+            policy.retry_on if retry_on is None else _errors(retry_on),
+            policy.time_limit if time_limit is None else given["time_limit"].value,
+        )
+        view: Executor = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._options = replace(
+            options,
+            memory=options.memory if memory is None else given["memory"].value,
+            policy=policy,
+            env=options.env if env is None else _variables({**dict(options.env), **env}),
+            name=options.name if name is None else name,
+        )
+        return view
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` in a worker; every keyword is the function's.
+
+        What cannot be pickled does not raise here: it is the future's exception. The arguments are pickled before
+        this returns, so changing them afterwards changes nothing.
+        """
+        assembly = self._assembly
+        assembly.check_open()
+        tasks = Tasks(
+            self._new_job(), policy=self._options.policy, chunksize=1, pace=assembly.pace(fn), watcher=_NOBODY
+        )
+        now = time.time()
+        try:
+            packed = assembly.packer.pack((fn, self._options.policy.retry_on), _title(fn))
+            tasks.held = packed.held
+            arguments = assembly.packer.arguments(args, kwargs)
+        except PywrenError as error:
+            return self._fail(tasks, error)
+        heading = self._heading(tasks.job, packed, arguments.modules)
+        task = Task(tasks, 0, heading, arguments.data, arguments.held, now)
+        tasks.all.append(task)
+        future = task.future = assembly.engine.future_of(task)
+        assembly.engine.add(tasks, [task])
+        return cast("Future[T]", future)
+
+    def _fail(self, tasks: Tasks, error: PywrenError) -> Future[Any]:
+        engine = self._assembly.engine
+        task = Task(tasks, 0, _NO_HEADING, b"", (), time.time())
+        tasks.all.append(task)
+        future = task.future = engine.future_of(task)
+        engine.ask(lambda: engine.settle(task, error))
+        return future
+
+    def map(  # type: ignore[override]  # a Job is an iterator, and more
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = 1,
+        buffersize: int | None = None,
+    ) -> Job[T]:
+        """Run `fn` over the iterables, as the built-in `map` would; the Job yields the results in input order.
+
+        `chunksize` is how many tasks travel together; None lets it follow from how long they take. With
+        `buffersize` the input is read only so far ahead of the results taken, and may be endless; without, it is
+        read and pickled at once. `timeout` is how long, from now, the results may keep an iteration waiting.
+        """
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if not callable(fn):
+            raise TypeError(f"map takes a callable first, not {type(fn).__name__}")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        assembly = self._assembly
+        assembly.check_open()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        shelf = Shelf()
+        tasks = Tasks(
+            self._new_job(),
+            policy=self._options.policy,
+            chunksize=chunksize,
+            pace=assembly.pace(fn),
+            watcher=shelf,
+        )
+        shelf.tasks = tasks
+        feed = _Feed(self, fn, iterables, tasks, remembers=buffersize is None)
+        length = _length(iterables)
+        if buffersize is None:
+            feed.more(None)
+            length = len(tasks.all)
+        else:
+            feed.more(buffersize)
+        return Job(assembly.engine, tasks, shelf, feed.more, length=length, deadline=deadline)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more; with `wait`, return when all is done and no process or file of this executor is left."""
+        self._assembly.close(wait=wait, cancel=cancel_futures)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Wait for what was submitted; when left by an exception or Ctrl-C, cancel what waits and kill what runs."""
+        if kind is not None:
+            self._assembly.close(wait=True, kill=True)
+            return None
+        try:
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._assembly.close(wait=True, kill=True)
+            raise
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Executor {self._assembly.name} of {self._max_workers} workers, store {self._assembly.store.url}>"
+
+    def _new_job(self) -> str:
+        return self._assembly.new_job(self._options.name)
+
+    def _heading(self, job: str, function: Packed, more: tuple[Unit, ...]) -> Heading:
+        options = self._options
+        units = function.modules + more + self._initializer.modules
+        if units:
+            units = tuple(dict.fromkeys(units))
+        environment = Environment(options.memory, options.env, self._initializer.data, units)
+        head = Head(job, function.data, environment, options.policy.time_limit)
+        return Heading(head, head.encode())
+
+
+class _Feed:
+    """Reads a map's input, packs it and gives it to the engine, as far as it is wanted."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        tasks: Tasks,
+        *,
+        remembers: bool,
+    ) -> None:
+        self._executor = executor
+        self._fn = fn
+        self._tasks = tasks
+        self._input: Iterator[tuple[Any, ...]] | None = zip(*iterables, strict=False)
+        # A generator may change and yield one array again and again: only what is there as a whole is known by its place.
+        settled = all(isinstance(it, Collection | itertools.repeat) for it in iterables)
+        self._memory: Memory | None = {} if remembers and settled else None
+        self._function: Packed | PywrenError | None = None
+        self._headings: dict[tuple[Unit, ...], Heading] = {}
+
+    def more(self, count: int | None) -> bool:
+        """Take so many further items, or all; whether there may be more."""
+        if self._input is None:
+            return False
+        engine, tasks, step = self._executor._assembly.engine, self._tasks, 32
+        wanted = itertools.islice(self._input, count) if count is not None else self._input
+        while batch := list(itertools.islice(wanted, step)):
+            now, start = time.time(), len(tasks.all)
+            made = [self._pack(start + i, args, now) for i, args in enumerate(batch)]
+            tasks.all.extend(task for task, _ in made)
+            ready = [task for task, error in made if error is None]
+            if ready:
+                engine.add(tasks, ready)
+            for task, error in made:
+                if error is not None:
+                    engine.call(lambda task=task, error=error: engine.settle(task, error))  # type: ignore[misc]
+            if count is not None:
+                count -= len(batch)
+                if count <= 0:
+                    return True
+            step = min(2 * step, 1024)
+        self._input = self._memory = None
+        return False
+
+    def _pack(self, index: int, args: tuple[Any, ...], now: float) -> tuple[Task, PywrenError | None]:
+        packer = self._executor._assembly.packer
+        try:
+            function = self._packed_function()
+            arguments = packer.arguments(args, {}, self._memory)
+        except PywrenError as error:
+            return Task(self._tasks, index, _NO_HEADING, b"", (), now), error
+        heading = self._headings.get(arguments.modules)
+        if heading is None:
+            heading = self._executor._heading(self._tasks.job, function, arguments.modules)
+            self._headings[arguments.modules] = heading
+        return Task(self._tasks, index, heading, arguments.data, arguments.held, now), None
+
+    def _packed_function(self) -> Packed:
+        if self._function is None:
+            executor = self._executor
+            try:
+                retry_on = executor._options.policy.retry_on
+                self._function = executor._assembly.packer.pack((self._fn, retry_on), _title(self._fn))
+                self._tasks.held = self._function.held
+            except PywrenError as error:
+                self._function = error
+        if isinstance(self._function, PywrenError):
+            raise self._function
+        return self._function
+
+
+class _Nobody:
+    """The watcher of a single task: its future is told by the engine."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        pass
+
+    def lost(self, lost: Lost) -> None:
+        pass
+
+    def settled(self, task: Task) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+_NO_HEADING = Heading(Head("", b"", Environment()), b"")
+
+
+def _title(fn: object) -> str:
+    return f"the function {getattr(fn, '__qualname__', None) or repr(fn)}"
+
+
+def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    sizes = [len(it) for it in iterables if hasattr(it, "__len__")]
+    return min(sizes) if len(sizes) == len(iterables) and sizes else None
+
+
+def _errors(
+    retry_on: type[BaseException] | tuple[type[BaseException], ...],
+) -> tuple[type[BaseException], ...]:
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise ConfigError(
+                f"retry_on takes exception classes, such as retry_on=(OSError, TimeoutError), not {kind!r}"
+            )
+    return kinds
+
+
+def _variables(env: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    for name, value in (env or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str) or "=" in name or "\0" in name + value:
+            raise ConfigError(
+                f"env takes names and values that are text, such as env={{'MODE': 'test'}}, not {name!r}: {value!r}"
+            )
+    return tuple(sorted((env or {}).items()))

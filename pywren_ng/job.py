@@ -1,0 +1,271 @@
+"""What `map` returns: the results as an iterator, as futures, or all at once; what failed; what it cost."""
+
+import contextlib
+import html
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, as_completed
+from typing import Generic, TypeVar
+
+from pywren_ng.engine import Engine
+from pywren_ng.report import AttemptLog, Failures, group
+from pywren_ng.tracker import Forgotten, Lost, Task, Tasks
+from pywren_runtime.wire import Outcome, Status
+
+T = TypeVar("T")
+LOGS = 64 << 20  # bytes of tasks' output that a job keeps
+
+
+class Shelf:
+    """Where the engine puts what becomes of a job's tasks, and where its Job waits for them."""
+
+    def __init__(self) -> None:
+        self.tasks: Tasks  # set by who makes them, for they point here
+        self.attempts = AttemptLog()
+        self.logs: dict[int, bytes] = {}
+        self.done = self.failed = 0
+        self._logged = 0
+        self._changed = threading.Condition()
+        self._awaited: list[Callable[[], bool]] = []
+
+    # from the engine
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.attempts.note(outcome, self.tasks.all[outcome.task].queued)
+        if outcome.output:
+            self._logged += len(outcome.output) - len(self.logs.pop(outcome.task, b""))
+            self.logs[outcome.task] = outcome.output
+            while self._logged > LOGS:
+                self._logged -= len(self.logs.pop(next(iter(self.logs))))
+
+    def lost(self, lost: Lost) -> None:
+        if lost.charged:
+            task = self.tasks.all[lost.task]
+            self.attempts.note_lost(lost.task, task.round, lost.attempt, task.queued)
+
+    def settled(self, task: Task) -> None:
+        with self._changed:
+            self.done += 1
+            ending = task.ending
+            self.failed += not (isinstance(ending, Outcome) and ending.status <= Status.VALUE)
+            if self._awaited and any(is_over() for is_over in self._awaited):
+                self._changed.notify_all()
+
+    # from the Job
+
+    def wait(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
+        """Wait until `is_over()`. TimeoutError after the deadline (on the monotonic clock)."""
+        if is_over():
+            return
+        with self._changed:
+            self._awaited.append(is_over)
+            try:
+                while not is_over():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise TimeoutError
+                    self._changed.wait(left)
+            finally:
+                self._awaited.remove(is_over)
+
+
+class Job(Generic[T]):
+    """The results of one `map`, in input order, and everything that can be asked about its tasks.
+
+    Iterating hands each result out and forgets it, so that a map may be longer than memory. Ask for `futures` or
+    `results()` first and they are kept.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: Tasks,
+        shelf: Shelf,
+        more: Callable[[int | None], bool],
+        *,
+        length: int | None,
+        deadline: float | None,
+    ) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._shelf = shelf
+        self._more = (
+            more  # packs that many further tasks (all if None); whether there may be more after these
+        )
+        self._length = length
+        self._deadline = deadline
+        self._next = 0
+        self._over = False
+        self._keeps = False
+        tasks.kept = True
+        self._finalizer = weakref.finalize(self, engine.call, _forgetter(engine, tasks))
+        self._finalizer.atexit = False
+
+    @property
+    def id(self) -> str:
+        """The job's name, as errors and logs have it."""
+        return self._tasks.job
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        """The next result. An error of its task is raised here, cancels what has not started and ends the iteration."""
+        if self._over:
+            raise StopIteration
+        if self._next >= len(self._tasks.all) and not self._fill(self._next + 1):
+            self._over = True
+            raise StopIteration
+        task = self._tasks.all[self._next]
+        with self._stops_on_failure():
+            self._shelf.wait(lambda: task.ending is not None, self._deadline)
+            opened = self._engine.open(task)
+            if opened.error is not None:
+                raise opened.error
+        self._next += 1
+        if not self._keeps:
+            task.ending = Forgotten()
+        self._fill(self._next)
+        value: T = opened.value
+        return value
+
+    def _fill(self, wanted: int) -> bool:
+        """Take from the input what iterating needs; whether there are so many tasks."""
+        self._more(1)
+        return len(self._tasks.all) >= wanted
+
+    @contextlib.contextmanager
+    def _stops_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._over = True
+            self.cancel()
+            raise
+        except BaseException:
+            self._over = True
+            self._engine.ask(lambda: self._engine.cancel(self._tasks, running=False))
+            raise
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError(
+                "the length of this map is not known: its input has none and is read as results are taken"
+            )
+        return self._length
+
+    def __length_hint__(self) -> int:
+        return self._length or len(self._tasks.all)
+
+    def __del__(self) -> None:
+        # As a generator would when it is left half-way: nobody can ask for the rest.
+        if getattr(self, "_next", 0) and not self._over and not self._keeps:
+            engine, tasks = self._engine, self._tasks
+            engine.call(lambda: engine.cancel(tasks, running=False))
+
+    @property
+    def futures(self) -> list[Future[T]]:
+        """A standard future for each task, in input order; from now on results are kept."""
+        self._keep()
+        return self._engine.ask(lambda: [self._engine.adopt(task) for task in self._tasks.all])
+
+    def _keep(self) -> None:
+        self._keeps = True
+        self._more(None)
+
+    def results(self, return_exceptions: bool = False) -> list[T]:
+        """All results, in input order. The first failure cancels what has not started, and is raised.
+
+        With `return_exceptions` nothing is cancelled, and errors stand in their tasks' places.
+        """
+        self._keep()
+        tasks, shelf = self._tasks, self._shelf
+        with self._stops_on_failure():
+            shelf.wait(
+                lambda: not tasks.unsettled or (shelf.failed > 0 and not return_exceptions), self._deadline
+            )
+            if shelf.failed and not return_exceptions:
+                raise next(
+                    error for error in self._errors().values() if not isinstance(error, CancelledError)
+                )
+        found = []
+        for task in tasks.all:
+            opened = self._engine.open(task)
+            if opened.error is not None and not return_exceptions:
+                raise opened.error
+            found.append(opened.value if opened.error is None else opened.error)
+        return found
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Future[T]]:
+        """The futures, as their tasks settle."""
+        return as_completed(self.futures, timeout)
+
+    def _errors(self) -> dict[int, BaseException]:
+        """The errors of the tasks that have failed so far. Waits for nothing."""
+        errors = {}
+        for task in self._tasks.all:
+            ending = task.ending
+            if ending is None or isinstance(ending, Forgotten):
+                continue
+            if isinstance(ending, Outcome) and ending.status <= Status.VALUE:
+                continue
+            error = self._engine.open(task).error
+            if error is not None:
+                errors[task.index] = error
+        return errors
+
+    def errors(self) -> list[Failures]:
+        """What has failed so far, grouped by cause; cancelled tasks are not among them."""
+        return group(
+            {i: error for i, error in self._errors().items() if not isinstance(error, CancelledError)}
+        )
+
+    def retry_failed(self) -> "Job[T]":
+        """Run the failed and the cancelled tasks again, in this job, which is returned.
+
+        What succeeded stays as it is; `futures` has new ones in the places of those that are run again.
+        """
+        failed = [self._tasks.all[index] for index in self._errors()]
+        self._shelf.failed = 0
+        self._over = False
+        if failed:
+            self._engine.ask(lambda: self._engine.reopen(self._tasks, failed))
+        return self
+
+    def cancel(self) -> None:
+        """Cancel what has not settled, what runs included; finished results stay."""
+        self._engine.ask(lambda: self._engine.cancel(self._tasks, running=True))
+
+    def logs(self, task: int) -> str:
+        """What a task printed, its last 64 KiB."""
+        return self._shelf.logs.get(range(len(self._tasks.all))[task], b"").decode("utf-8", "replace")
+
+    @property
+    def stats(self) -> AttemptLog:
+        """One row for each attempt that has ended: when, how long, how much memory, where."""
+        return self._shelf.attempts
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many tasks are known, settled, and failed or cancelled."""
+        return len(self._tasks.all), self._shelf.done, self._shelf.failed
+
+    def __repr__(self) -> str:
+        known, done, failed = self.counts
+        return f"<Job {self.id}: {done} of {known} tasks done, {failed} failed>"
+
+    def _repr_html_(self) -> str:
+        known, done, failed = self.counts
+        rows = [("tasks", known), ("done", done), ("failed", failed), ("attempts", len(self.stats))]
+        rows += [(f"{len(failures.tasks)} ×", str(failures.error)) for failures in self.errors()[:5]]
+        cells = "".join(
+            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+            for name, value in rows
+        )
+        return f"<table><caption>Job {html.escape(self.id)}</caption>{cells}</table>"
+
+
+def _forgetter(engine: Engine, tasks: Tasks) -> Callable[[], None]:
+    return lambda: engine.forget(tasks)

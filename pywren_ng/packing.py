@@ -1,0 +1,188 @@
+"""From the user's function and arguments to bytes that can travel.
+
+function ─► cloudpickle ─► packed, once a job ─┐
+arguments ─► pickle ─────► packed, each task ──┴─► Heading, Task
+               │ └─ names of modules ─► LocalModules ─► archives ─┐
+               └─ pieces of 64 KiB and more ─► Blobs ─────────────┴─► Store
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from pywren_ng.environment import LocalModules
+from pywren_runtime.diagnose import explain
+from pywren_runtime.errors import PackingError, PywrenError
+from pywren_runtime.modules import Unit
+from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain
+from pywren_runtime.stores import Store
+from pywren_runtime.wire import blob_key, module_key
+
+SPARE = 1 << 30  # bytes of blobs that are kept though no task needs them: the next job may
+
+
+class Packed:
+    """What packing gives: the bytes, the modules they refer to, and the blobs that they hold."""
+
+    __slots__ = ("data", "held", "modules")
+
+    def __init__(self, data: bytes, held: tuple[str, ...] = (), modules: tuple[Unit, ...] = ()) -> None:
+        self.data = data
+        self.held = held
+        self.modules = modules
+
+
+Memory = dict[tuple[int, int], tuple[Ref, memoryview]]  # pieces that one map has stored, by where they lie
+
+
+class Packer:
+    """Packs for one executor. Any thread may use it."""
+
+    def __init__(self, store: Store, modules: LocalModules | None) -> None:
+        self.blobs = Blobs(store)
+        self._store = store
+        self._modules = modules
+        self._sent: set[str] = set()
+
+    def pack(self, obj: object, name: str, memory: Memory | None = None) -> Packed:
+        """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
+        names: set[str] = set()
+        codes: list[CodeType] = []
+        held: list[str] = []
+
+        def store(data: memoryview) -> Ref:
+            where = _address(data) if memory is not None else None
+            if memory is not None and where in memory:
+                ref = memory[where][0]
+                self.blobs.hold(ref.key)
+            else:
+                ref = self.blobs.put(data)
+                if memory is not None and where is not None:
+                    memory[where] = ref, data  # the view keeps the memory from being used for something else
+            held.append(ref.key)
+            return ref
+
+        def pickler(*args: Any, **options: Any) -> _Pickler:
+            return _Pickler(names, codes, *args, **options)
+
+        try:
+            data = dumps(obj, store, pickler)
+            units = self._units(names, codes)
+        except PywrenError:
+            self.blobs.release(held)
+            raise
+        except Exception as error:
+            self.blobs.release(held)
+            raise PackingError(explain(obj, name, error)) from error
+        return Packed(data, tuple(held), units)
+
+    def arguments(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None
+    ) -> Packed:
+        """Pack one task's arguments; numbers and short text take a shorter way."""
+        if not kwargs and all(type(arg) in ATOMS for arg in args):
+            data = dumps_plain((args, kwargs))
+            if len(data) < BIG:
+                return Packed(data)
+        return self.pack((args, kwargs), "the arguments", memory)
+
+    def _units(self, names: set[str], codes: list[CodeType]) -> tuple[Unit, ...]:
+        if self._modules is None:
+            return ()
+        units = self._modules.units(names, codes)
+        for unit in units:
+            if unit.digest not in self._sent:
+                self._store.put_new(module_key(unit.digest), self._modules.archive(unit))
+                self._sent.add(unit.digest)
+        return units
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, which also notes what the pickle will import when it is loaded."""
+
+    def __init__(self, names: set[str], codes: list[CodeType], *args: Any, **options: Any) -> None:
+        self._names = names
+        self._codes = codes
+        super().__init__(*args, **options)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ModuleType):
+            self._names.add(obj.__name__)
+        elif isinstance(obj, FunctionType | type) or callable(obj):
+            name = getattr(obj, "__module__", None)
+            if isinstance(name, str):
+                self._names.add(name)
+            if isinstance(obj, FunctionType):
+                self._codes.append(obj.__code__)
+        return super().reducer_override(obj)
+
+
+def _address(data: memoryview) -> tuple[int, int] | None:
+    """Where in memory these bytes lie; None where that cannot be told."""
+    owner = data.obj
+    if isinstance(owner, bytes):
+        return id(owner), data.nbytes
+    interface = getattr(owner, "__array_interface__", None)
+    return (interface["data"][0], data.nbytes) if isinstance(interface, dict) else None
+
+
+class Blobs:
+    """Pieces in the store, named by content and counted: each lies there once, as long as a task may need it.
+
+    What no task needs any more stays for the next job, up to `SPARE` bytes, the longest unused going first.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._holds: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._spare: OrderedDict[str, int] = OrderedDict()
+        self._spare_bytes = 0
+
+    def put(self, data: memoryview) -> Ref:
+        """Store a piece unless it lies there, and hold it once."""
+        digest = digest_of(data)
+        key = blob_key(digest)
+        if not self.hold(key):
+            self._store.put_new(key, data)
+            with self._lock:
+                self._sizes[key] = data.nbytes
+                self._holds[key] = self._holds.get(key, 0) + 1
+        return Ref(key, data.nbytes, digest)
+
+    def hold(self, key: str) -> bool:
+        """Hold a piece once more; False if it is not there."""
+        with self._lock:
+            if key not in self._sizes:
+                return False
+            self._holds[key] = self._holds.get(key, 0) + 1
+            self._spare_bytes -= self._spare.pop(key, 0)
+            return True
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Give back holds; pieces that nobody holds are deleted once there are too many of them."""
+        if not keys:
+            return
+        gone = []
+        with self._lock:
+            for key in keys:
+                self._holds[key] -= 1
+                if not self._holds[key]:
+                    del self._holds[key]
+                    self._spare[key] = self._sizes[key]
+                    self._spare_bytes += self._sizes[key]
+            while self._spare_bytes > SPARE:
+                key, size = self._spare.popitem(last=False)
+                self._spare_bytes -= size
+                del self._sizes[key]
+                gone.append(key)
+            if gone:  # under the lock: a `put` of the same piece must come before or after, not between
+                self._store.delete_many(gone)
+
+
+Pack = Callable[[], Packed]

@@ -1,0 +1,71 @@
+"""The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD` (descriptors).
+
+It is started by the local backend and is of no use by hand. The first frame is its greeting: the signing key and
+where the store lies; they come by a pipe so that no other user can see them.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+
+from pywren_runtime import link
+from pywren_runtime.capture import Capture
+from pywren_runtime.stores import open_store
+from pywren_runtime.wire import Call, Signer
+from pywren_runtime.worker import Worker
+
+
+def main() -> None:
+    frames, tickets, outcomes, board_fd = map(int, sys.argv[1:5])
+    for fd in (frames, tickets, outcomes, board_fd):
+        os.set_inheritable(fd, False)  # a child process of a task must not keep them open
+    board = link.Board(board_fd)
+    board.rest()
+    # A handler of Python's and not SIG_IGN, which a task's child processes would inherit.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    parent = os.getppid()
+
+    def die_with_parent() -> None:
+        if os.getppid() != parent:
+            os.killpg(0, signal.SIGKILL)
+
+    arrivals = link.calls(frames, tickets)
+    greeting = next(arrivals, None)
+    if greeting is None:
+        return
+    key, fields = greeting[1][:32], json.loads(greeting[1][32:])
+    faulthandler.enable(file=os.dup(2))  # the file that the backend reads after a crash
+    limit_memory(fields["memory"])
+    capture = Capture(echo=board.echo, watch=die_with_parent)
+    signer = Signer(key)
+    current = [0, 0]
+
+    def announce(task: object) -> None:
+        board.announce(current[0], current[1], time.monotonic())
+        current[1] += 1
+
+    store = open_store(fields["store"])
+    store.private = fields["private"]
+    worker = Worker(store, root=fields["root"], take_output=capture.take, announce=announce)
+    for number, frame in arrivals:
+        current[:] = number, 0
+        for outcome in worker.run(Call.decode(signer.open(b"call", frame))):
+            body = signer.seal(b"outcome", outcome.encode())
+            link.write_all(outcomes, link.OUTCOME.pack(len(body)) + body)
+            board.rest()
+
+
+def limit_memory(megabytes: int | None) -> None:
+    """Let no allocation take this process past its memory: it fails with MemoryError inside the task that asked."""
+    if megabytes is not None:
+        import resource
+
+        size = megabytes * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Every error a user can meet, in one tree.
+
+    PywrenError
+    ├── ConfigError        (ValueError)            a wrong option or setting
+    ├── PackingError       (pickle.PicklingError)  a function, argument or result that cannot travel
+    ├── ModulesError       (ImportError)           a local module that cannot travel, or two versions of one
+    ├── RemoteError                                a task's exception that cannot travel: its text is kept
+    ├── TaskTimeout        (TimeoutError)          a task ran longer than its time limit
+    ├── TaskOutOfMemory    (MemoryError)           a task wanted more than its memory
+    ├── WorkerLost         (BrokenProcessPool)     the process that ran a task died under it
+    ├── InitializerError   (BrokenExecutor)        the initializer failed, so nothing can run
+    ├── SignatureError                             bytes that do not carry the executor's signature
+    └── StoreError         (OSError)               the store did not do what was asked
+        ├── KeyMissing     (KeyError)              nothing lies at that key
+        └── StoreFull                              no room left
+
+Each message says what happened, to which task, the likely cause and the next step.
+"""
+
+from concurrent.futures import BrokenExecutor
+from pickle import PicklingError
+from typing import TYPE_CHECKING
+
+__all__ = [
+    "ConfigError",
+    "InitializerError",
+    "KeyMissing",
+    "ModulesError",
+    "PackingError",
+    "PywrenError",
+    "RemoteError",
+    "SignatureError",
+    "StoreError",
+    "StoreFull",
+    "TaskOutOfMemory",
+    "TaskTimeout",
+    "WorkerLost",
+]
+
+
+class PywrenError(Exception):
+    """The root of every error that pywren_ng raises by itself."""
+
+
+class ConfigError(PywrenError, ValueError):
+    """An option or a setting has a value that cannot be used."""
+
+
+class PackingError(PywrenError, PicklingError):
+    """A function, an argument or a result cannot be pickled; the message names the part that cannot."""
+
+
+class ModulesError(PywrenError, ImportError):
+    """The sources of a local module cannot travel, or two versions of it were asked of one worker."""
+
+
+class RemoteError(PywrenError):
+    """A task raised an exception that could not be pickled or rebuilt; its text and traceback are kept here."""
+
+
+class TaskTimeout(PywrenError, TimeoutError):
+    """A task ran longer than its time limit and was stopped."""
+
+
+class TaskOutOfMemory(PywrenError, MemoryError):
+    """A task wanted more memory than its limit."""
+
+
+class InitializerError(PywrenError, BrokenExecutor):
+    """The initializer failed in a worker; the executor cannot run anything."""
+
+
+class SignatureError(PywrenError):
+    """Bytes that should be ours do not carry the executor's signature, and were not loaded."""
+
+
+class StoreError(PywrenError, OSError):
+    """A store did not do what was asked of it."""
+
+
+class KeyMissing(StoreError, KeyError):
+    """Nothing lies at that key."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr of the message
+
+
+class StoreFull(StoreError):
+    """The store has no room left."""
+
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+
+    class WorkerLost(PywrenError, BrokenProcessPool):
+        """The process that ran a task died under it."""
+else:
+
+    def __getattr__(name):
+        # BrokenProcessPool lives in a module that imports multiprocessing (40 ms): paid only once a worker was lost.
+        if name != "WorkerLost":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from concurrent.futures.process import BrokenProcessPool
+
+        lost = type(
+            name,
+            (PywrenError, BrokenProcessPool),
+            {"__doc__": "The process that ran a task died under it.", "__module__": __name__},
+        )
+        return globals().setdefault(name, lost)

@@ -1,0 +1,250 @@
+"""All that crosses between client and worker: a `Call` goes out, an `Outcome` for each of its tasks comes back.
+
+    client                                            worker
+    Call(head, tasks) ── encode ─► signed bytes ── decode ─► Call
+    Outcome           ◄─ decode ── signed bytes ◄─ encode ── Outcome
+
+Nothing here is a pickle: a frame is a fixed header and counted bytes, so it can be taken apart and its signature
+checked before any pickle inside it is loaded. The keys under which bytes lie in a store are built here and nowhere else.
+"""
+
+import enum
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from hmac import compare_digest
+
+from pywren_runtime.errors import SignatureError
+from pywren_runtime.modules import Unit
+
+SIGNATURE = 32
+VERSION = 1
+
+
+def blob_key(digest: bytes) -> str:
+    """Where bytes lie that are named by their content, whoever uses them."""
+    return f"blobs/{digest.hex()}"
+
+
+def module_key(digest: str) -> str:
+    """Where the archive of a local module's sources lies."""
+    return f"modules/{digest}"
+
+
+def result_key(job: str, task: int, round: int, attempt: int, part: int) -> str:
+    """Where a part of one attempt's result lies: no two attempts share a key, so a reader may delete what it read."""
+    return f"jobs/{job}/results/{task:08d}.{round}.{attempt}.{part}"
+
+
+class Signer:
+    """HMAC-SHA256 with the executor's key over the kind of a frame and its bytes."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        # RFC 2104, with the two keyed states made once: a third of the cost of hmac.digest on frames this small.
+        block = key.ljust(64, b"\0") if len(key) <= 64 else hashlib.sha256(key).digest().ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(b ^ 0x36 for b in block))
+        self._outer = hashlib.sha256(bytes(b ^ 0x5C for b in block))
+
+    def sign(self, kind: bytes, body: bytes | memoryview) -> bytes:
+        inner = self._inner.copy()
+        inner.update(kind)
+        inner.update(body)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
+
+    def seal(self, kind: bytes, body: bytes) -> bytes:
+        """The signed frame: signature, then body."""
+        return self.sign(kind, body) + body
+
+    def open(self, kind: bytes, frame: bytes | memoryview) -> memoryview:
+        """The body of a signed frame; SignatureError if anybody else made or changed it."""
+        view = memoryview(frame)
+        body = view[SIGNATURE:]
+        if not compare_digest(self.sign(kind, body), view[:SIGNATURE]):
+            raise SignatureError(
+                f"a {kind.decode()} of {len(body)} bytes does not carry this executor's signature and was not loaded: it was "
+                "changed on its way, or somebody else wrote it; make a new Executor, and see who can write to the store"
+            )
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What an interpreter must be like to run a Call; one that is not gets no such Call."""
+
+    memory: int | None = None  # MB of the whole process
+    env: tuple[tuple[str, str], ...] = ()
+    initializer: bytes = b""  # a packed (function, arguments)
+    modules: tuple[Unit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What all tasks of a job share; encoded once, and decoded once by each worker."""
+
+    job: str
+    function: bytes  # a packed (function, retry_on)
+    environment: Environment
+    time_limit: float | None = None
+
+    def encode(self) -> bytes:
+        environment = self.environment
+        fields = {
+            "job": self.job,
+            "time_limit": self.time_limit,
+            "memory": environment.memory,
+            "env": environment.env,
+            "modules": [(unit.name, unit.digest) for unit in environment.modules],
+            "initializer": len(environment.initializer),
+        }
+        text = json.dumps(fields).encode()
+        return b"".join(
+            (struct.pack("<BI", VERSION, len(text)), text, environment.initializer, self.function)
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Head":
+        version, size = struct.unpack_from("<BI", data)
+        if version != VERSION:
+            raise SignatureError(
+                f"a Call of wire version {version} reached a worker of version {VERSION}: client and worker come from "
+                "different releases of pywren-ng; bring both to the same one"
+            )
+        fields = json.loads(data[5 : 5 + size])
+        split = 5 + size + fields["initializer"]
+        environment = Environment(
+            memory=fields["memory"],
+            env=tuple((name, value) for name, value in fields["env"]),
+            initializer=data[5 + size : split],
+            modules=tuple(Unit(name, digest) for name, digest in fields["modules"]),
+        )
+        return cls(fields["job"], data[split:], environment, fields["time_limit"])
+
+
+_TASK = struct.Struct("<IHHI")
+_COUNTS = struct.Struct("<II")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """One task of a Call: which, for the how-manieth time, and its packed arguments."""
+
+    index: int
+    round: int
+    attempt: int
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One or many tasks of one job, for one worker to run one after the other."""
+
+    head: bytes  # an encoded Head
+    tasks: tuple[TaskCall, ...]
+
+    def encode(self) -> bytes:
+        parts = [_COUNTS.pack(len(self.head), len(self.tasks)), self.head]
+        for task in self.tasks:
+            parts.append(_TASK.pack(task.index, task.round, task.attempt, len(task.arguments)))
+            parts.append(task.arguments)
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, body: bytes | memoryview) -> "Call":
+        head_size, count = _COUNTS.unpack_from(body)
+        at = _COUNTS.size + head_size
+        head = bytes(body[_COUNTS.size : at])
+        tasks = []
+        for _ in range(count):
+            index, round, attempt, size = _TASK.unpack_from(body, at)
+            at += _TASK.size
+            tasks.append(TaskCall(index, round, attempt, bytes(body[at : at + size])))
+            at += size
+        return cls(head, tuple(tasks))
+
+
+class Status(enum.IntEnum):
+    """How an attempt ended, as far as the worker can tell."""
+
+    PLAIN = 0  # a value made of numbers and text only: whoever loads it runs no foreign code
+    VALUE = 1  # any other value
+    RAISED = 2  # the function raised
+    RETRY = 3  # the function raised what `retry_on` names
+    FAILED = 4  # it cannot be had; the payload is an error of ours
+    BROKEN = 5  # the same, and no task of this environment can run
+    LOST = 6  # the same, but the attempt may be tried again: the worker's surroundings failed, not the task
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one attempt cost, measured around that task alone in its worker; times are seconds since the epoch."""
+
+    started: float
+    function_loaded: float
+    arguments_loaded: float
+    ran: float
+    stored: float
+    cpu: float
+    peak: int  # bytes resident at most
+    worker: int
+    cold: bool
+
+
+STATS = struct.Struct("<6dQI?")
+_OUTCOME = struct.Struct("<BHIHHIII")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt of one task ended. `stats` stays packed (`STATS`) until somebody looks at it."""
+
+    job: str
+    task: int
+    round: int
+    attempt: int
+    status: Status
+    payload: bytes
+    output: bytes
+    stats: bytes
+
+    def encode(self) -> bytes:
+        job = self.job.encode()
+        header = _OUTCOME.pack(
+            self.status,
+            len(job),
+            self.task,
+            self.round,
+            self.attempt,
+            len(self.payload),
+            len(self.output),
+            len(self.stats),
+        )
+        return b"".join((header, job, self.payload, self.output, self.stats))
+
+    @classmethod
+    def decode(cls, body: bytes | memoryview) -> "Outcome":
+        status, job_size, task, round, attempt, payload_size, output_size, stats_size = _OUTCOME.unpack_from(
+            body
+        )
+        a = _OUTCOME.size
+        b = a + job_size
+        c = b + payload_size
+        d = c + output_size
+        e = d + stats_size
+        return cls(
+            str(body[a:b], "ascii"),
+            task,
+            round,
+            attempt,
+            _STATUS[status],
+            bytes(body[b:c]),
+            bytes(body[c:d]),
+            bytes(body[d:e]),
+        )
+
+
+_STATUS = tuple(Status)

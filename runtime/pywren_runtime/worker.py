@@ -1,0 +1,226 @@
+"""What every worker does with a Call, on this machine and on Lambda alike.
+
+Call ─► environment ─► function ─► for each task: announce ─► arguments ─► run ─► pack, store ─► Outcome
+        (modules, variables,  (unpickled once       │                                               │
+         initializer: once)    a job and worker)    └── Capture, Meter ─────────────────────────────┘
+"""
+
+import contextlib
+import itertools
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pywren_runtime import blobs, failures
+from pywren_runtime.capture import Meter
+from pywren_runtime.errors import PywrenError, StoreError, StoreFull
+from pywren_runtime.modules import Installed, Unit
+from pywren_runtime.pickling import Bytes, Ref, digest_of, dumps, dumps_plain, is_plain, loads, refs_of
+from pywren_runtime.stores import Store
+from pywren_runtime.wire import (
+    STATS,
+    Call,
+    Environment,
+    Head,
+    Outcome,
+    Status,
+    TaskCall,
+    module_key,
+    result_key,
+)
+
+_NOTHING = contextlib.nullcontext()
+
+
+class Worker:
+    """Runs Calls one after the other and keeps, between them, bytes and modules but no user's object.
+
+    The function is the exception: it is unpickled once a job, or once a task where it carries buffers, for a
+    task may change these in place.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        root: str,
+        take_output: Callable[[], bytes],
+        announce: Callable[[TaskCall], object] = lambda task: None,
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._take_output = take_output
+        self._announce = announce
+        self._meter = Meter()
+        self._modules = Installed()
+        self._head_bytes = b""
+        self._head: Head
+        self._function: tuple[Callable[..., Any], tuple[type[BaseException], ...]] | None = None
+        self._initialized: bytes | None = None
+        self._cold = True
+
+    def run(self, call: Call) -> Iterator[Outcome]:
+        """One Outcome for each task of the Call, as each ends. Raises nothing that a task can cause."""
+        if call.head != self._head_bytes:
+            self._head, self._head_bytes = Head.decode(call.head), call.head
+            self._function = None
+        for task in call.tasks:
+            self._announce(task)
+            env = self._head.environment.env
+            with _variables(env) if env else _NOTHING:
+                outcome = self._attempt(self._head, task)
+            yield outcome
+
+    def _attempt(self, head: Head, task: TaskCall) -> Outcome:
+        self._meter.reset()
+        clock = time.perf_counter
+        begun, marks = clock(), []
+        started = time.time()
+        phase = "getting ready"
+        try:
+            self._prepare(head.environment)
+            phase = "loading its function"
+            function, retry_on = self._load_function(head)
+            marks.append(clock())
+            phase = "loading its arguments"
+            args, kwargs = loads(task.arguments, self._fetch)
+            marks.append(clock())
+            phase = ""
+            value = function(*args, **kwargs)
+            marks.append(clock())
+            phase = "packing its result"
+            status, payload = self._pack_value(head.job, task, value)
+            del args, kwargs, value
+        except BaseException as error:
+            status, payload = self._pack_error(head, task, error, phase)
+        marks += [clock()] * (4 - len(marks))
+        cpu, peak = self._meter.read()
+        times = (started + mark - begun for mark in marks)
+        stats = STATS.pack(started, *times, cpu, peak, os.getpid(), self._cold)
+        self._cold = False
+        return Outcome(
+            head.job, task.index, task.round, task.attempt, status, payload, self._take_output(), stats
+        )
+
+    def _prepare(self, environment: Environment) -> None:
+        if environment.modules:
+            self._modules.install(environment.modules, self._fetch_module, self._root)
+        if environment.initializer and environment.initializer != self._initialized:
+            try:
+                initializer, args = loads(environment.initializer, self._fetch)
+                initializer(*args)
+            except BaseException as error:
+                raise _Broken from error
+            self._initialized = environment.initializer
+
+    def _load_function(self, head: Head) -> tuple[Callable[..., Any], tuple[type[BaseException], ...]]:
+        if self._function is not None:
+            return self._function
+        loaded: tuple[Callable[..., Any], tuple[type[BaseException], ...]] = loads(head.function, self._fetch)
+        if not refs_of(head.function):
+            self._function = loaded
+        return loaded
+
+    def _fetch_module(self, unit: Unit) -> bytes:
+        return self._store.get(module_key(unit.digest))
+
+    def _fetch(self, ref: Ref) -> Bytes:
+        return blobs.fetch(self._store, ref)
+
+    def _pack_value(self, job: str, task: TaskCall, value: object) -> tuple[Status, bytes]:
+        if is_plain(value):
+            packed = dumps_plain(value)
+            if len(packed) < 65536:
+                return Status.PLAIN, packed
+        try:
+            return Status.VALUE, self._dumps(job, task, value)
+        except (StoreError, MemoryError):
+            raise
+        except Exception as error:
+            from pywren_runtime.diagnose import explain
+
+            raise _Unpackable(explain(value, "the result", error)) from error
+
+    def _dumps(self, job: str, task: TaskCall, value: object) -> bytes:
+        import cloudpickle
+
+        number = itertools.count()
+
+        def store(data: memoryview) -> Ref:
+            key = result_key(job, task.index, task.round, task.attempt, next(number))
+            # A second delivery of the same attempt writes the same key: the first one's bytes stand.
+            self._store.put_new(key, data)
+            return Ref(key, len(data), bytes(32) if self._store.private else digest_of(data))
+
+        return dumps(value, store, cloudpickle.Pickler)
+
+    def _pack_error(
+        self, head: Head, task: TaskCall, error: BaseException, phase: str
+    ) -> tuple[Status, bytes]:
+        text = failures.text_of(
+            error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error
+        )
+        memory = head.environment.memory
+        if isinstance(error, _Broken):
+            return Status.BROKEN, failures.pack_ours(
+                "InitializerError", f"the initializer failed: {error.__cause__!r}", text
+            )
+        if isinstance(error, _Unpackable):
+            return Status.FAILED, failures.pack_ours("PackingError", str(error), text)
+        if isinstance(error, MemoryError) and memory is not None:
+            peak = self._meter.read()[1] / 1e6
+            message = (
+                f"it needed more than its memory of {memory} MB ({peak:.0f} MB were resident at the peak, and the next "
+                f"allocation failed: {error}); give it more with options(memory={2 * memory}), or give it less to do at a time"
+            )
+            return Status.FAILED, failures.pack_ours("TaskOutOfMemory", message, text)
+        if isinstance(error, PywrenError) and phase:
+            status = (
+                Status.LOST
+                if isinstance(error, StoreError) and not isinstance(error, StoreFull)
+                else Status.FAILED
+            )
+            return status, failures.pack_ours(type(error).__name__, f"{phase}: {error}", text)
+        if phase:
+            error.add_note(f"raised in the worker while {phase}")
+        retry = self._function is not None and isinstance(error, self._function[1])
+        packed = failures.pack_raised(error, lambda value: self._dumps(head.job, task, value), self._loads)
+        if packed is None:
+            message = f"it raised {type(error).__qualname__}, which cannot be pickled and rebuilt: {_safe_text(error)}"
+            return (Status.RETRY if retry else Status.FAILED), failures.pack_ours(
+                "RemoteError", message, text
+            )
+        return (Status.RETRY if retry else Status.RAISED), packed
+
+    def _loads(self, packed: bytes) -> object:
+        return loads(packed, self._fetch)
+
+
+@contextlib.contextmanager
+def _variables(wanted: tuple[tuple[str, str], ...]) -> Iterator[None]:
+    """Environment variables for one task; afterwards they are what they were."""
+    before = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+class _Broken(Exception):
+    """The initializer failed; its own exception is the cause."""
+
+
+class _Unpackable(pickle.PicklingError):
+    """The result cannot be pickled; the text says which part."""
+
+
+def _safe_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:
+        return f"(its text cannot be had either: {second!r})"

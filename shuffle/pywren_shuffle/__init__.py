@@ -1,0 +1,1 @@
+"""Reserved for the shuffles: how data changes hands between workers."""

@@ -1,0 +1,70 @@
+"""The executors that the harness can test, each called as CPython's tests do: number of workers first.
+
+The scripts that `test_shutdown` starts import this module too, so it imports an executor only to make one.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+Initializer = Callable[..., object]
+
+
+def pywren(
+    max_workers: int | None = None,
+    *,
+    mp_context: None = None,
+    initializer: Initializer | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Executor:
+    """`Executor("local")`; its workers are not multiprocessing's, so `mp_context` is taken and dropped."""
+    from pywren_ng import Executor as PywrenExecutor
+
+    return PywrenExecutor("local", max_workers=max_workers, initializer=initializer, initargs=initargs)
+
+
+def loky(
+    max_workers: int | None = None,
+    *,
+    mp_context: None = None,
+    initializer: Initializer | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Executor:
+    """Joblib's process pool, as a second opinion on the harness."""
+    from loky import ProcessPoolExecutor as LokyExecutor
+
+    executor: Executor = LokyExecutor(max_workers, initializer=initializer, initargs=initargs)
+    return executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """An executor under test, and how the tests must be adapted to it."""
+
+    name: str
+    make: Callable[..., Executor]
+    requirement: str | None = None
+    """What pip must install for it; "." is this repository."""
+    start_method: str | None = None
+    """Multiprocessing's, for the one executor that has one."""
+    standard: bool = False
+    """Whether it is the standard library's own, which CPython's tests name as it stands."""
+    tidy: bool = True
+    """Whether threads or processes that a test leaves behind fail it."""
+    threads: bool = False
+    """Whether it runs tasks in this process, where a test that crashes a worker would crash the harness."""
+
+
+SUBJECTS = (
+    Subject(name="pywren", make=pywren, requirement="."),
+    # A pool of loky's that broke leaves a thread behind now and then.
+    Subject(name="loky", make=loky, requirement="loky", tidy=False),
+    Subject(name="processes", make=ProcessPoolExecutor, start_method="spawn", standard=True),
+    Subject(name="threads", make=ThreadPoolExecutor, standard=True, threads=True),
+)
+
+
+def subject(name: str) -> Subject:
+    """The subject called `name`."""
+    return next(each for each in SUBJECTS if each.name == name)

@@ -1,0 +1,316 @@
+"""Whatever takes the standard library's executor takes ours: `concurrent.futures`, asyncio, dask, tqdm."""
+
+import asyncio
+import concurrent.futures
+import io
+import itertools
+import os
+import queue
+import select
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from tqdm import tqdm
+
+from pywren_ng import Executor
+
+PATIENCE = 60
+"""Seconds after which a wait is given up; only a failing test ever waits so long."""
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with Executor("local", max_workers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Executor]:
+    with Executor("local", max_workers=1) as made:
+        yield made
+
+
+class Gate:
+    """A door between this process and a task: the task says that it came, and stays until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = [str(folder / name) for name in ("came", "go")]
+        for path in self.paths:
+            os.mkfifo(path)
+        # Open for both directions, so that neither opening nor writing ever waits for the other side.
+        self._came, self._go = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self.paths)
+
+    def wait_for_task(self) -> None:
+        assert select.select([self._came], [], [], PATIENCE)[0], "the task never started"
+        os.read(self._came, 1)
+
+    def let_go(self) -> None:
+        os.write(self._go, b"g")
+
+    def close(self) -> None:
+        os.write(self._go, b"g" * 100)
+        for path in self.paths:
+            os.unlink(path)
+        os.close(self._came)
+        os.close(self._go)
+
+
+def pass_gate(paths: list[str], value: object = None) -> object:
+    came, go = paths
+    with open(came, "wb", buffering=0) as out, open(go, "rb", buffering=0) as into:
+        out.write(b"c")
+        into.read(1)
+    return value
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path)
+    yield made
+    made.close()
+
+
+# -- The classes
+
+
+def test_it_is_an_executor_and_gives_futures(executor: Executor) -> None:
+    future = executor.submit(pow, 2, 8)
+    assert isinstance(executor, concurrent.futures.Executor)
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.result(timeout=PATIENCE) == 256
+
+
+def test_every_keyword_of_submit_is_the_functions(executor: Executor) -> None:
+    given = {"fn": 1, "self": 2, "timeout": 3, "memory": 4, "retries": 5}
+    assert executor.submit(dict, **given).result(timeout=PATIENCE) == given
+
+
+# -- wait and as_completed over two executors
+
+
+def test_wait_for_the_first_of_two_executors(executor: Executor, other: Executor, gate: Gate) -> None:
+    slow = executor.submit(pass_gate, gate.paths, "slow")
+    quick = other.submit(pow, 2, 3)
+    done, pending = concurrent.futures.wait(
+        [slow, quick], timeout=PATIENCE, return_when=concurrent.futures.FIRST_COMPLETED
+    )
+    assert (done, pending) == ({quick}, {slow})
+    gate.let_go()
+    done, pending = concurrent.futures.wait([slow, quick], timeout=PATIENCE)
+    assert (done, pending) == ({slow, quick}, set())
+    assert (slow.result(), quick.result()) == ("slow", 8)
+
+
+def test_wait_for_the_first_exception(executor: Executor, other: Executor, gate: Gate) -> None:
+    slow = executor.submit(pass_gate, gate.paths)
+    bad = other.submit(divmod, 1, 0)
+    done, pending = concurrent.futures.wait(
+        [slow, bad], timeout=PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION
+    )
+    assert (done, pending) == ({bad}, {slow})
+    assert isinstance(bad.exception(), ZeroDivisionError)
+
+
+def test_as_completed_over_two_executors(executor: Executor, other: Executor, gate: Gate) -> None:
+    slow = executor.submit(pass_gate, gate.paths)
+    quick = other.submit(abs, -1)
+    finished = concurrent.futures.as_completed([slow, quick], timeout=PATIENCE)
+    assert next(finished) is quick
+    gate.let_go()
+    assert next(finished) is slow
+    assert next(finished, None) is None
+
+
+def test_as_completed_over_many(executor: Executor, other: Executor) -> None:
+    futures = [each.submit(pow, number, 2) for number in range(50) for each in (executor, other)]
+    results = [future.result() for future in concurrent.futures.as_completed(futures, timeout=PATIENCE)]
+    assert sorted(results) == sorted(number**2 for number in range(50) for _ in range(2))
+
+
+# -- asyncio
+
+
+def test_asyncio_wraps_a_future(executor: Executor) -> None:
+    async def main() -> list[object]:
+        futures = [asyncio.wrap_future(executor.submit(divmod, 7, by)) for by in (2, 0)]
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), PATIENCE)
+
+    result, error = asyncio.run(main())
+    assert result == (3, 1)
+    assert isinstance(error, ZeroDivisionError)
+
+
+def test_cancelling_asyncios_future_cancels_the_task(other: Executor, gate: Gate) -> None:
+    running = other.submit(pass_gate, gate.paths)
+    gate.wait_for_task()
+    queued = [other.submit(abs, -1) for _ in range(20)]
+
+    async def main() -> None:
+        wrapped = asyncio.wrap_future(queued[-1])
+        wrapped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wrapped
+
+    asyncio.run(main())
+    assert queued[-1].cancelled()
+    gate.let_go()
+    assert running.result(timeout=PATIENCE) is None
+    assert [future.result(timeout=PATIENCE) for future in queued[:-1]] == [1] * 19
+
+
+def test_an_event_loop_runs_in_it(executor: Executor) -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        calls = (loop.run_in_executor(executor, pow, number, 2) for number in range(10))
+        return await asyncio.wait_for(asyncio.gather(*calls), PATIENCE)
+
+    assert asyncio.run(main()) == [number**2 for number in range(10)]
+
+
+# -- dask and tqdm
+
+
+def test_dask_computes_on_it(executor: Executor) -> None:
+    process = dask.delayed(os.getpid)
+    squares = [dask.delayed(pow)(number, 2) for number in range(20)]
+    total, here = dask.compute(dask.delayed(sum)(squares), process(), scheduler=executor)
+    assert total == sum(number**2 for number in range(20))
+    assert here != os.getpid()
+
+
+def test_tqdm_knows_the_total(executor: Executor) -> None:
+    bar = tqdm(executor.map(pow, range(10), [2] * 10), file=io.StringIO())
+    assert bar.total == 10
+    assert list(bar) == [number**2 for number in range(10)]
+    assert bar.n == 10
+
+
+def test_tqdm_takes_a_map_without_an_end(executor: Executor) -> None:
+    job = executor.map(abs, itertools.count(), buffersize=4)
+    bar = tqdm(job, file=io.StringIO())
+    assert bar.total is None
+    assert list(itertools.islice(bar, 3)) == [0, 1, 2]
+    bar.close()
+    job.cancel()
+
+
+# -- Callbacks
+
+
+def test_a_callback_may_submit_and_wait(executor: Executor) -> None:
+    answers: queue.Queue[object] = queue.Queue()
+
+    def more(future: concurrent.futures.Future[int]) -> None:
+        answers.put(executor.submit(pow, future.result(), 2).result(timeout=PATIENCE))
+
+    for number in range(8):
+        executor.submit(abs, -number).add_done_callback(more)
+    got = {answers.get(timeout=PATIENCE) for _ in range(8)}
+    assert got == {number**2 for number in range(8)}
+
+
+def test_a_callback_within_a_callback_may_wait_too(executor: Executor) -> None:
+    answers: queue.Queue[object] = queue.Queue()
+
+    def first(future: concurrent.futures.Future[int]) -> None:
+        inner = executor.submit(abs, future.result() - 10)
+        inner.add_done_callback(second)
+        answers.put(inner.result(timeout=PATIENCE))
+
+    def second(future: concurrent.futures.Future[int]) -> None:
+        answers.put(list(executor.map(pow, [future.result()] * 3, range(3))))
+
+    executor.submit(abs, -1).add_done_callback(first)
+    got = [answers.get(timeout=PATIENCE) for _ in range(2)]
+    assert sorted(got, key=repr) == [9, [1, 9, 81]]
+
+
+# -- Exceptions
+
+
+def fail_with_a_cause() -> None:
+    try:
+        {}["inner"]
+    except KeyError as error:
+        outer = ValueError("outer", 2)
+        outer.add_note("seen on the way")
+        raise outer from error  # this line
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and whatever it came from, by either link."""
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting += [link for link in (each.__cause__, each.__context__) if link is not None]
+
+
+def test_an_exception_keeps_its_arguments_notes_and_cause(executor: Executor) -> None:
+    error = executor.submit(fail_with_a_cause).exception(timeout=PATIENCE)
+    assert type(error) is ValueError
+    assert error.args == ("outer", 2)
+    assert "seen on the way" in error.__notes__
+    assert any(type(each) is KeyError and each.args == ("inner",) for each in chain(error))
+    assert "raise outer from error  # this line" in "".join(traceback.format_exception(error))
+
+
+# -- Cancelling
+
+
+def test_what_runs_cannot_be_cancelled(other: Executor, gate: Gate) -> None:
+    future = other.submit(pass_gate, gate.paths, "ended")
+    gate.wait_for_task()
+    assert not future.cancel()
+    assert not future.cancelled()
+    gate.let_go()
+    assert future.result(timeout=PATIENCE) == "ended"
+    assert not future.cancel()
+
+
+def test_what_is_queued_can_be_cancelled_and_never_runs(gate: Gate, tmp_path: Path) -> None:
+    def leave_mark(number: int) -> None:
+        (tmp_path / f"ran{number}").touch()
+
+    told: list[Any] = []
+    with Executor("local", max_workers=1) as single:
+        running = single.submit(pass_gate, gate.paths)
+        gate.wait_for_task()
+        queued = [single.submit(leave_mark, number) for number in range(20)]
+        queued[-1].add_done_callback(told.append)
+        cancelled = [future.cancel() for future in queued]
+        gate.let_go()
+        assert concurrent.futures.wait([running, *queued], timeout=PATIENCE).not_done == set()
+    assert cancelled[-1]
+    assert queued[-1].cancelled()
+    assert told == [queued[-1]]
+    with pytest.raises(concurrent.futures.CancelledError):
+        queued[-1].result(timeout=PATIENCE)
+    # A task sent ahead may refuse to be cancelled; then it must run. One that was cancelled must not.
+    ran = [(tmp_path / f"ran{number}").exists() for number in range(20)]
+    assert [not each for each in cancelled] == ran
+
+
+# -- The interpreter's end
+
+
+@pytest.mark.parametrize("last_line", ["", "executor.shutdown(wait=False)"])
+def test_the_interpreter_waits_for_what_was_submitted(tmp_path: Path, last_line: str) -> None:
+    script = f"""
+from pathlib import Path
+from pywren_ng import Executor
+executor = Executor("local", max_workers=1)
+executor.submit(Path("ran").write_text, "to the end")
+{last_line}
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "ran").read_text() == "to the end"
