@@ -9,7 +9,6 @@ import itertools
 import os
 import sys
 import weakref
-from importlib.metadata import entry_points
 
 from pywren_ng.backends import Backend
 from pywren_ng.engine import Engine
@@ -107,6 +106,8 @@ def make_backend(name: str, store: Store, directory: str, max_workers: int | Non
     except ModuleNotFoundError as error:
         if error.name != f"pywren_ng.backends.{name}_backend":
             raise
+        from importlib.metadata import entry_points
+
         found = list(entry_points(group="pywren_ng.backends", name=name))
         if not found:
             raise _unknown(name) from None
@@ -116,6 +117,8 @@ def make_backend(name: str, store: Store, directory: str, max_workers: int | Non
 
 
 def _unknown(name: str) -> ConfigError:
+    from importlib.metadata import entry_points
+
     folder = os.path.join(os.path.dirname(__file__), "backends")
     known = sorted(
         file.removesuffix("_backend.py") for file in os.listdir(folder) if file.endswith("_backend.py")

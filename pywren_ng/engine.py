@@ -307,8 +307,10 @@ class Engine:
                     f"the result of task {task.index} of job {task.tasks.job} was handed out by the iteration and is not kept; "
                     "ask for futures or results() before iterating"
                 )
-            else:
+            elif isinstance(ending, Cancelled):
                 opened = Opened(None, CancelledError())
+            else:
+                raise RuntimeError(f"task {task.index} of job {task.tasks.job} has not settled")
             task.ending = opened
         return opened
 

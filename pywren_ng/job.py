@@ -1,7 +1,6 @@
 """What `map` returns: the results as an iterator, as futures, or all at once; what failed; what it cost."""
 
 import contextlib
-import html
 import threading
 import time
 import weakref
@@ -184,7 +183,7 @@ class Job(Generic[T]):
         tasks, shelf = self._tasks, self._shelf
         with self._stops_on_failure():
             shelf.wait(
-                lambda: not tasks.unsettled or (shelf.failed > 0 and not return_exceptions), self._deadline
+                lambda: shelf.done >= len(tasks.all) or (shelf.failed > 0 and not return_exceptions), self._deadline
             )
             if shelf.failed and not return_exceptions:
                 raise next(
@@ -228,11 +227,15 @@ class Job(Generic[T]):
         What succeeded stays as it is; `futures` has new ones in the places of those that are run again.
         """
         failed = [self._tasks.all[index] for index in self._errors()]
-        self._shelf.failed = 0
         self._over = False
         if failed:
-            self._engine.ask(lambda: self._engine.reopen(self._tasks, failed))
+            self._engine.ask(lambda: self._reopen(failed))
         return self
+
+    def _reopen(self, failed: list[Task]) -> None:
+        self._shelf.done -= len(failed)
+        self._shelf.failed -= len(failed)
+        self._engine.reopen(self._tasks, failed)
 
     def cancel(self) -> None:
         """Cancel what has not settled, what runs included; finished results stay."""
@@ -257,6 +260,8 @@ class Job(Generic[T]):
         return f"<Job {self.id}: {done} of {known} tasks done, {failed} failed>"
 
     def _repr_html_(self) -> str:
+        import html
+
         known, done, failed = self.counts
         rows = [("tasks", known), ("done", done), ("failed", failed), ("attempts", len(self.stats))]
         rows += [(f"{len(failures.tasks)} ×", str(failures.error)) for failures in self.errors()[:5]]

@@ -8,14 +8,11 @@ arguments ─► pickle ─────► packed, each task ──┴─► Hea
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType, ModuleType
+from collections.abc import Iterable
+from types import CodeType
 from typing import Any
 
-import cloudpickle
-
 from pywren_ng.environment import LocalModules
-from pywren_runtime.diagnose import explain
 from pywren_runtime.errors import PackingError, PywrenError
 from pywren_runtime.modules import Unit
 from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain
@@ -66,8 +63,10 @@ class Packer:
             held.append(ref.key)
             return ref
 
-        def pickler(*args: Any, **options: Any) -> _Pickler:
-            return _Pickler(names, codes, *args, **options)
+        from pywren_ng.pickler import Pickler  # cloudpickle costs 15 ms: the first worker starts meanwhile
+
+        def pickler(*args: Any, **options: Any) -> Pickler:
+            return Pickler(names, codes, *args, **options)
 
         try:
             data = dumps(obj, store, pickler)
@@ -76,6 +75,8 @@ class Packer:
             self.blobs.release(held)
             raise
         except Exception as error:
+            from pywren_runtime.diagnose import explain
+
             self.blobs.release(held)
             raise PackingError(explain(obj, name, error)) from error
         return Packed(data, tuple(held), units)
@@ -99,26 +100,6 @@ class Packer:
                 self._store.put_new(module_key(unit.digest), self._modules.archive(unit))
                 self._sent.add(unit.digest)
         return units
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, which also notes what the pickle will import when it is loaded."""
-
-    def __init__(self, names: set[str], codes: list[CodeType], *args: Any, **options: Any) -> None:
-        self._names = names
-        self._codes = codes
-        super().__init__(*args, **options)
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, ModuleType):
-            self._names.add(obj.__name__)
-        elif isinstance(obj, FunctionType | type) or callable(obj):
-            name = getattr(obj, "__module__", None)
-            if isinstance(name, str):
-                self._names.add(name)
-            if isinstance(obj, FunctionType):
-                self._codes.append(obj.__code__)
-        return super().reducer_override(obj)
 
 
 def _address(data: memoryview) -> tuple[int, int] | None:
@@ -183,6 +164,3 @@ class Blobs:
                 gone.append(key)
             if gone:  # under the lock: a `put` of the same piece must come before or after, not between
                 self._store.delete_many(gone)
-
-
-Pack = Callable[[], Packed]
