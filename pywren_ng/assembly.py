@@ -14,6 +14,7 @@ from pywren_ng.backends import Backend
 from pywren_ng.engine import Engine
 from pywren_ng.environment import LocalModules
 from pywren_ng.packing import Packer
+from pywren_ng.progress import Bars
 from pywren_ng.scratch import Scratch
 from pywren_ng.tracker import Pace
 from pywren_runtime.errors import ConfigError
@@ -27,7 +28,9 @@ PACES = 1000
 class Assembly:
     """What the views of one executor share."""
 
-    def __init__(self, backend: str, *, store: str | None, max_workers: int | None) -> None:
+    def __init__(
+        self, backend: str, *, store: str | None, max_workers: int | None, progress: bool | None
+    ) -> None:
         depth = int(os.environ.get(DEPTH, "0"))
         if backend == "local" and depth:
             # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
@@ -45,7 +48,8 @@ class Assembly:
             self.scratch.close()
             raise
         self.engine = Engine(made, self.store, self.packer.blobs)
-        self._end = weakref.finalize(self, _finish, self.engine, self.scratch)
+        self.bars = Bars(progress)
+        self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.scratch)
 
     def _open(self, url: str | None) -> Store:
         if url is None:
@@ -84,14 +88,17 @@ class Assembly:
     def close(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
         """See `Engine.close`; with `wait`, no process and no file is left when it returns."""
         self.engine.close(wait=wait, cancel=cancel, kill=kill)
-        if wait and self._end.detach() is not None:
-            self.scratch.close()
+        if wait:
+            self.bars.close()
+            if self._end.detach() is not None:
+                self.scratch.close()
 
 
-def _finish(engine: Engine, scratch: Scratch) -> None:
+def _finish(engine: Engine, bars: Bars, scratch: Scratch) -> None:
     """The executor was collected or the interpreter ends: do what was submitted, unless an error ended the script."""
     by_error = getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
     engine.close(wait=True, kill=by_error)
+    bars.close()
     scratch.close()
 
 

@@ -1,13 +1,15 @@
-"""The one thread that owns task state, and moves Calls out and Outcomes in.
+"""Owns task state, and moves Calls out and Outcomes in.
 
     any thread ── call(action) ─► inbox ─┐
                                          ▼
-                              ┌─► tracker.take ─► Order ─► backend.start
-             one turn of the  │
-                      engine  └── tracker.outcome ◄─ Outcome, Lost ◄─ backend.wait
+                     one turn ┌─► tracker.take ─► Order ─► backend.start
+                              └── tracker.outcome ◄─ Outcome, Lost ◄─ backend.collect ◄─ backend.wait
                                          └─► watcher.settled, Future
 
-No user's code runs here: results are unpacked where they are asked for, callbacks run on a thread of their own.
+Who holds the turn owns the state. The engine's thread lets go of it only while it waits for the backend; a caller who
+finds it free takes it and starts its own tasks, which saves a switch of threads for each submit.
+
+No user's code runs in a turn: results are unpacked where they are asked for, callbacks run on a thread of their own.
 """
 
 import functools
@@ -31,11 +33,12 @@ from pywren_runtime.stores import Store
 from pywren_runtime.wire import STATS, Call, Outcome, Status, TaskCall
 
 T = TypeVar("T")
+_FOREVER = 3600.0
 _LOG = logging.getLogger("concurrent.futures")
 
 
 class Engine:
-    """Runs jobs on a backend until it is closed. `call` and `ask` are for any thread; the rest is its own."""
+    """Runs jobs on a backend until it is closed. What is said to be "in turn" is reached through `call` or `ask` only."""
 
     def __init__(self, backend: Backend, store: Store, blobs: Blobs) -> None:
         self.workers = backend.workers
@@ -46,29 +49,30 @@ class Engine:
         self._blobs = blobs
         self._tracker = Tracker()
         self._inbox: deque[Callable[[], object]] = deque()
-        self._sleeping = False
-        self._closing = False
         self._closed = threading.Event()
         self._callbacks = _Callbacks()
         self._opening = threading.RLock()  # a stored result can be unpacked only once
-        self._turns = threading.RLock()  # without a thread of its own, whoever calls takes the turns
+        self._turns = threading.RLock()
         self._thread: threading.Thread | None = None
         if backend.threaded:
             self._thread = threading.Thread(target=self._run, name="pywren-engine", daemon=True)
             self._thread.start()
 
-    # for any thread
+    # from any thread
 
     def call(self, action: Callable[[], object]) -> None:
-        """Have the engine do something, soon, in the order of the calls."""
+        """Have something done in turn: here and now if nobody has the turn, else by whoever has it."""
         self._inbox.append(action)
-        if self._thread is None:
-            with self._turns:
-                self._run()
-        elif self._sleeping:
-            self._backend.wake()
-        elif self._closed.is_set():
-            self._drain()
+        # Looked at again after each turn: what arrived too late for its holder to see must not lie there.
+        while self._inbox and self._turns.acquire(blocking=False):
+            try:
+                if self._thread is None:
+                    while self._guarded_turn(self._backend.wait(0)) is not None and self._tracker.jobs:
+                        pass
+                else:
+                    self._guarded_turn(None)
+            finally:
+                self._turns.release()
 
     def ask(self, question: Callable[[], T]) -> T:
         """Have the engine do something and wait for what it returns."""
@@ -84,65 +88,65 @@ class Engine:
         """Take no more; end when all is done, or with `cancel` when what runs is done, or with `kill` at once."""
         self.closing = True
         self.call(functools.partial(self._close, cancel, kill))
-        if wait and self._thread is not None and self._thread is not threading.current_thread():
-            # In slices: a thread that waits on a lock for ever cannot be interrupted everywhere.
-            while not self._closed.wait(3600):
-                pass
+        if self._thread is None:
+            if not self._closed.is_set():
+                self._end()
+        elif wait and self._thread is not threading.current_thread():
             self._thread.join()
 
     def future_of(self, task: Task) -> "TaskFuture":
         """A new future for a task that has not gone out yet."""
         return TaskFuture(task, self.open, self._calls_back)
 
-    # its own
+    # in turn
 
     def _run(self) -> None:
-        try:
-            while self._turn():
-                pass
-        except BaseException as error:
-            self._break(
-                PywrenError(f"the engine stopped, which is a fault of pywren_ng's own: {error!r}"), error
-            )
-            self._closing = True
-        if self._closing and not self._closed.is_set():
-            self._backend.close()
-            self._callbacks.close()
-            self._closed.set()
-            self._drain()
-
-    def _drain(self) -> None:
+        timeout: float | None = 0.0
+        while timeout is not None:
+            waited = self._backend.wait(0.0 if self._inbox else timeout)
+            with self._turns:
+                timeout = self._guarded_turn(waited)
         with self._turns:
-            while self._inbox:
-                self._inbox.popleft()()
+            self._end()
 
-    def _turn(self) -> bool:
+    def _guarded_turn(self, waited: object | None) -> float | None:
+        try:
+            return self._turn(waited)
+        except BaseException as error:
+            self._break(PywrenError(f"the engine stopped, which is a fault of pywren_ng's own: {error!r}"), error)
+            self.closing = True
+            self._backend.wake()
+            return None
+
+    def _turn(self, waited: object | None) -> float | None:
+        """One turn: what was asked, what has happened, what can start. How long to wait then; None at the end."""
         while self._inbox:
             self._inbox.popleft()()
-        now = time.monotonic()
-        due = self._tracker.due(now)
+        if waited is not None:
+            now = time.monotonic()
+            for event in self._backend.collect(waited):
+                self._handle(event, now)
+        due = self._tracker.due(time.monotonic())
         if self._tracker.ready:
             self._dispatch()
-        if self._closing and not self._tracker.jobs:
-            return False
-        if self._thread is None and not self._tracker.jobs:
-            return False
-        self._sleeping = True
-        timeout = 0 if self._inbox else None if due is None else max(0.0, due - now)
-        events = self._backend.wait(timeout)
-        self._sleeping = False
-        now = time.monotonic()
-        for event in events:
-            self._handle(event, now)
-        return True
+        if not self._tracker.ready:
+            self._backend.balance()
+        if self.closing and not self._tracker.jobs:
+            return None
+        return _FOREVER if due is None else max(0.0, due - time.monotonic())
+
+    def _end(self) -> None:
+        self._backend.close()
+        self._callbacks.close()
+        self._closed.set()
 
     def _dispatch(self) -> None:
         tracker, backend = self._tracker, self._backend
         while (first := tracker.first()) is not None:
-            environment = first.heading.head.environment
+            environment = first.heading.environment
             room = backend.room(environment, first.tasks.pace.seconds)
             orders: list[Order] = []
-            while len(orders) < room and first is not None and first.heading.head.environment == environment:
+            while len(orders) < room and first is not None and first.heading.environment == environment:
                 taken = [task for task in tracker.take(chunk(first.tasks, self.workers)) if self._goes(task)]
                 if taken:
                     calls = tuple(
@@ -222,14 +226,14 @@ class Engine:
             self._tracker.add(tasks, new)
 
     def settle(self, task: Task, error: BaseException) -> None:
-        """Settle a task that never goes out, because it could not be packed. In the engine only."""
+        """Settle a task that never goes out, because it could not be packed. In turn."""
         task.tasks.unsettled += 1
         task.state = State.OUT
         self._tracker.settle(task, error)
         self._settled(task)
 
     def adopt(self, task: Task) -> "TaskFuture":
-        """The future of a task, made now if it had none. In the engine only."""
+        """The future of a task, made now if it had none. In turn."""
         if isinstance(task.future, TaskFuture):
             return task.future
         future = task.future = self.future_of(task)
@@ -244,13 +248,13 @@ class Engine:
         return future
 
     def reopen(self, tasks: Tasks, again: list[Task]) -> None:
-        """Run settled tasks once more. In the engine only."""
+        """Run settled tasks once more. In turn."""
         for task in again:
             task.future = None if task.future is None else self.future_of(task)
         self._tracker.reopen(tasks, again)
 
     def cancel(self, tasks: Tasks, *, running: bool) -> None:
-        """Cancel what of a job has not started, or with `running` what has not settled. In the engine only."""
+        """Cancel what of a job has not started, or with `running` what has not settled. In turn."""
         unsettled = [task for task in tasks.all if task.ending is None]
         for task in unsettled:
             if self._tracker.cancel(task, running=running) is not None:
@@ -259,7 +263,7 @@ class Engine:
             self._backend.stop(tasks.job)
 
     def forget(self, tasks: Tasks) -> None:
-        """Nobody can ask for a job's arguments and endings any more. In the engine only."""
+        """Nobody can ask for a job's arguments and endings any more. In turn."""
         tasks.kept = False
         for task in tasks.all:
             if task.ending is not None:
@@ -271,7 +275,7 @@ class Engine:
             tasks.held = ()
 
     def _close(self, cancel: bool, kill: bool) -> None:
-        self._closing = True
+        self._backend.wake()
         if cancel or kill:
             for tasks in list(self._tracker.jobs.values()):
                 self.cancel(tasks, running=kill)
@@ -334,7 +338,7 @@ class Engine:
         return pieces.fetch(self._store, ref)
 
     def _calls_back(self, callback: Callable[[], object]) -> None:
-        if threading.current_thread() is self._thread:
+        if self._turns._is_owned():  # type: ignore[attr-defined]  # ours to take, so it may be ours to look at
             self._callbacks.put(callback)
         else:
             callback()

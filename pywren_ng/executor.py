@@ -5,6 +5,7 @@ submit, map ──► Packer ──► Engine ──► Backend ──► worker
    └──► Future, Job ◄── Engine
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -77,12 +78,15 @@ class Executor(futures.Executor):
         policy = Policy(settings["retries"], _errors(retry_on), settings["time_limit"])
         self._options = Options(settings["memory"], policy, _variables(env), settings["name"])
         self._assembly = Assembly(
-            settings["backend"], store=settings["store"], max_workers=settings["max_workers"]
+            settings["backend"],
+            store=settings["store"],
+            max_workers=settings["max_workers"],
+            progress=settings["progress"],
         )
         self._initializer = Packed(b"")
         if initializer is not None:
             self._initializer = self._assembly.packer.pack((initializer, initargs), "the initializer")
-        self._progress: bool | None = settings["progress"]
+        self._environments: dict[tuple[Unit, ...], tuple[Environment, bytes]] = {}
 
     @property
     def store(self) -> Any:
@@ -116,6 +120,7 @@ class Executor(futures.Executor):
         )
         view: Executor = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
+        view._environments = {}
         view._options = replace(
             options,
             memory=options.memory if memory is None else given["memory"].value,
@@ -191,15 +196,19 @@ class Executor(futures.Executor):
             pace=assembly.pace(fn),
             watcher=shelf,
         )
-        shelf.tasks = tasks
+        tasks.kept = True  # until the Job is dropped
+        shelf.tasks, shelf.length = tasks, _length(iterables)
+        watch = functools.partial(assembly.bars.watch, self._options.name or getattr(fn, "__name__", "tasks"))
         feed = _Feed(self, fn, iterables, tasks, remembers=buffersize is None)
-        length = _length(iterables)
-        if buffersize is None:
-            feed.more(None)
-            length = len(tasks.all)
-        else:
+        watch(shelf)
+        try:
             feed.more(buffersize)
-        return Job(assembly.engine, tasks, shelf, feed.more, length=length, deadline=deadline)
+        except BaseException:  # the input raised: there will be no Job
+            assembly.engine.call(lambda: assembly.engine.forget(tasks))
+            raise
+        if buffersize is None:
+            shelf.length = len(tasks.all)
+        return Job(assembly.engine, tasks, shelf, feed.more, watch=watch, deadline=deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more; with `wait`, return when all is done and no process or file of this executor is left."""
@@ -230,9 +239,16 @@ class Executor(futures.Executor):
         units = function.modules + more + self._initializer.modules
         if units:
             units = tuple(dict.fromkeys(units))
-        environment = Environment(options.memory, options.env, self._initializer.data, units)
-        head = Head(job, function.data, environment, options.policy.time_limit)
-        return Heading(head, head.encode())
+        environment, encoded = self._environments.get(units) or self._new_environment(units)
+        head = Head(job, function.data, encoded, options.policy.time_limit)
+        return Heading(head, environment, head.encode())
+
+    def _new_environment(self, units: tuple[Unit, ...]) -> tuple[Environment, bytes]:
+        environment = Environment(self._options.memory, self._options.env, self._initializer.data, units)
+        if len(self._environments) > 100:  # modules that are edited again and again
+            self._environments.clear()
+        made = self._environments[units] = environment, environment.encode()
+        return made
 
 
 class _Feed:
@@ -322,7 +338,7 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
-_NO_HEADING = Heading(Head("", b"", Environment()), b"")
+_NO_HEADING = Heading(Head("", b"", b""), Environment(), b"")
 
 
 def _title(fn: object) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future, as_completed
 from typing import Generic, TypeVar
 
 from pywren_ng.engine import Engine
+from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog, Failures, group
 from pywren_ng.tracker import Forgotten, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
@@ -25,6 +26,8 @@ class Shelf:
         self.attempts = AttemptLog()
         self.logs: dict[int, bytes] = {}
         self.done = self.failed = 0
+        self.length: int | None = None  # how many tasks there will be, once that is known
+        self.over = False  # whether nobody takes any more results
         self._logged = 0
         self._changed = threading.Condition()
         self._awaited: list[Callable[[], bool]] = []
@@ -51,6 +54,15 @@ class Shelf:
             self.failed += not (isinstance(ending, Outcome) and ending.status <= Status.VALUE)
             if self._awaited and any(is_over() for is_over in self._awaited):
                 self._changed.notify_all()
+
+    # for a bar
+
+    def counts(self) -> Counts:
+        """How far the job is."""
+        tasks = self.tasks
+        known, is_fed = len(tasks.all), len(tasks.all) == self.length
+        is_over = self.done >= known and (is_fed or self.over or not tasks.kept)
+        return Counts(self.length, known, self.done, self.failed, tasks.retried, is_over)
 
     # from the Job
 
@@ -84,7 +96,7 @@ class Job(Generic[T]):
         shelf: Shelf,
         more: Callable[[int | None], bool],
         *,
-        length: int | None,
+        watch: Callable[[Shelf], object],
         deadline: float | None,
     ) -> None:
         self._engine = engine
@@ -93,12 +105,10 @@ class Job(Generic[T]):
         self._more = (
             more  # packs that many further tasks (all if None); whether there may be more after these
         )
-        self._length = length
+        self._watch = watch
         self._deadline = deadline
         self._next = 0
-        self._over = False
         self._keeps = False
-        tasks.kept = True
         self._finalizer = weakref.finalize(self, engine.call, _forgetter(engine, tasks))
         self._finalizer.atexit = False
 
@@ -112,10 +122,10 @@ class Job(Generic[T]):
 
     def __next__(self) -> T:
         """The next result. An error of its task is raised here, cancels what has not started and ends the iteration."""
-        if self._over:
+        if self._shelf.over:
             raise StopIteration
         if self._next >= len(self._tasks.all) and not self._fill(self._next + 1):
-            self._over = True
+            self._shelf.over = True
             raise StopIteration
         task = self._tasks.all[self._next]
         with self._stops_on_failure():
@@ -140,27 +150,27 @@ class Job(Generic[T]):
         try:
             yield
         except KeyboardInterrupt:
-            self._over = True
+            self._shelf.over = True
             self.cancel()
             raise
         except BaseException:
-            self._over = True
+            self._shelf.over = True
             self._engine.ask(lambda: self._engine.cancel(self._tasks, running=False))
             raise
 
     def __len__(self) -> int:
-        if self._length is None:
+        if self._shelf.length is None:
             raise TypeError(
                 "the length of this map is not known: its input has none and is read as results are taken"
             )
-        return self._length
+        return self._shelf.length
 
     def __length_hint__(self) -> int:
-        return self._length or len(self._tasks.all)
+        return self._shelf.length or len(self._tasks.all)
 
     def __del__(self) -> None:
         # As a generator would when it is left half-way: nobody can ask for the rest.
-        if getattr(self, "_next", 0) and not self._over and not self._keeps:
+        if getattr(self, "_next", 0) and not self._shelf.over and not self._keeps:
             engine, tasks = self._engine, self._tasks
             engine.call(lambda: engine.cancel(tasks, running=False))
 
@@ -173,6 +183,7 @@ class Job(Generic[T]):
     def _keep(self) -> None:
         self._keeps = True
         self._more(None)
+        self._shelf.length = len(self._tasks.all)
 
     def results(self, return_exceptions: bool = False) -> list[T]:
         """All results, in input order. The first failure cancels what has not started, and is raised.
@@ -227,9 +238,10 @@ class Job(Generic[T]):
         What succeeded stays as it is; `futures` has new ones in the places of those that are run again.
         """
         failed = [self._tasks.all[index] for index in self._errors()]
-        self._over = False
+        self._shelf.over = False
         if failed:
             self._engine.ask(lambda: self._reopen(failed))
+            self._watch(self._shelf)
         return self
 
     def _reopen(self, failed: list[Task]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pywren_runtime.errors import TaskTimeout
-from pywren_runtime.wire import Head, Outcome, Status
+from pywren_runtime.wire import Environment, Head, Outcome, Status
 
 BACKOFF = 0.05  # seconds before the second attempt; doubles with each
 BACKOFF_MOST = 20.0
@@ -48,6 +48,7 @@ class Heading:
     """What the tasks of a job share, and how it travels: tasks of the same heading may share a Call."""
 
     head: Head
+    environment: Environment
     encoded: bytes
 
 
@@ -152,7 +153,19 @@ class Pace:
 class Tasks:
     """The tasks of one job, in input order."""
 
-    __slots__ = ("all", "chunksize", "held", "job", "kept", "pace", "policy", "ready", "unsettled", "watcher")
+    __slots__ = (
+        "all",
+        "chunksize",
+        "held",
+        "job",
+        "kept",
+        "pace",
+        "policy",
+        "ready",
+        "retried",
+        "unsettled",
+        "watcher",
+    )
 
     def __init__(
         self,
@@ -173,6 +186,7 @@ class Tasks:
         self.all: list[Task] = []
         self.ready: deque[Task] = deque()
         self.unsettled = 0
+        self.retried = 0  # attempts that failed and were followed by another
 
 
 class Tracker:
@@ -301,6 +315,7 @@ class Tracker:
 
     def _wait(self, task: Task, now: float, times: int) -> None:
         task.state = State.WAITING
+        task.tasks.retried += 1
         heapq.heappush(self._waiting, (now + backoff(times), next(self._order), task))
 
 

@@ -23,10 +23,10 @@ class Order:
 
 
 class Backend(Protocol):
-    """Starts Calls and brings back what becomes of them. Only the engine calls it, but for `wake`."""
+    """Starts Calls and brings back what becomes of them. One call at a time, but for `wait` and `wake`."""
 
     workers: int  # how many Calls can run at once
-    threaded: bool  # whether the engine has a thread of its own; if not, tasks run in the thread that submits
+    threaded: bool  # whether the engine has a thread of its own; if not, tasks run in `collect`, in the thread that submits
 
     def room(self, environment: Environment, seconds: float | None) -> int:
         """How many Calls of that environment, whose tasks are known to take so long, it would take now."""
@@ -36,11 +36,17 @@ class Backend(Protocol):
         """Start Calls of one environment. It never blocks, and what goes wrong comes back as an event."""
         ...
 
-    def wait(self, timeout: float | None) -> list[Event]:
-        """What has happened: at least one Outcome or Lost for each task started, perhaps more than one.
+    def wait(self, timeout: float) -> object:
+        """Wait until something has happened, `wake` was called, or the time is over. Other calls may be under way
+        meanwhile. What it returns goes to `collect` and is not None."""
+        ...
 
-        Waits up to `timeout` seconds for the first; comes back early, with nothing, after `wake`.
-        """
+    def collect(self, waited: object) -> list[Event]:
+        """What has happened: at least one Outcome or Lost for each task started, perhaps more than one."""
+        ...
+
+    def balance(self) -> None:
+        """Nothing more is ready: what was started may move to where it begins sooner."""
         ...
 
     def wake(self) -> None:

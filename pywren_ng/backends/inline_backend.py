@@ -14,7 +14,7 @@ from pywren_runtime.worker import Worker
 
 
 class InlineBackend:
-    """Runs one Call at each `wait`."""
+    """Runs one Call at each `collect`."""
 
     workers = 1
     threaded = False
@@ -29,8 +29,14 @@ class InlineBackend:
     def start(self, orders: Sequence[Order]) -> None:
         self._orders.extend(orders)
 
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float) -> object:
+        return ()
+
+    def collect(self, waited: object) -> list[Event]:
         return list(self._worker.run(self._orders.popleft().call)) if self._orders else []
+
+    def balance(self) -> None:
+        pass  # there is one worker
 
     def wake(self) -> None:
         pass  # nobody else waits

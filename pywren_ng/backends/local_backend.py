@@ -16,6 +16,7 @@ import selectors
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from typing import cast
 
 from pywren_ng.backends import Event, Order
 from pywren_ng.backends.local_process import Doom, LocalProcess, Surroundings
@@ -46,6 +47,7 @@ class LocalBackend:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._events: list[Event] = []
         self._number = 0
+        self._refusal = ""  # why the last worker could not be started
         self._look = 0.0  # when to look at the boards next
 
     def room(self, environment: Environment, seconds: float | None) -> int:
@@ -59,7 +61,7 @@ class LocalBackend:
         return max(free, 0)
 
     def start(self, orders: Sequence[Order]) -> None:
-        environment = orders[0].heading.head.environment
+        environment = orders[0].heading.environment
         fitting = [process for process in self._processes if process.fits(environment)]
         loads = [(len(process.sent), index, process) for index, process in enumerate(fitting)]
         heapq.heapify(loads)
@@ -69,7 +71,7 @@ class LocalBackend:
                 if fresh is not None:
                     heapq.heappush(loads, (0, -len(loads), fresh))
             if not loads:
-                self._lose(order, "no worker could be started", charged=False)
+                self._lose(order)
                 continue
             load, index, process = loads[0]
             self._number += 1
@@ -77,26 +79,34 @@ class LocalBackend:
             heapq.heapreplace(loads, (load + 1, index, process))
         for _, _, process in loads:
             self._flush(process)
+        if self._events or orders[0].heading.head.time_limit is not None:
+            self._look = 0.0
+            self.wake()
 
-    def wait(self, timeout: float | None) -> list[Event]:
-        if not self._events:
-            now = time.monotonic()
-            if now >= self._look:
-                self._look = now + self._look_around(now)
-            idle = self._steal(now)
-            until = min(self._look - now, PATIENCE if idle else REAP)
-            busy = any(process.sent for process in self._processes)
-            limit = min(until, timeout) if timeout is not None and busy else until if busy else timeout
-            for key, mask in self._selector.select(limit):
-                if key.data is None:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._woken, 4096)
-                elif mask & selectors.EVENT_READ:
-                    self._read(key.data)
-                else:
-                    self._flush(key.data)
+    def wait(self, timeout: float) -> object:
+        return self._selector.select(min(timeout, max(0.0, self._look - time.monotonic())))
+
+    def collect(self, waited: object) -> list[Event]:
+        for key, mask in cast("list[tuple[selectors.SelectorKey, int]]", waited):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+            elif key.data not in self._processes:
+                pass  # buried since
+            elif mask & selectors.EVENT_READ:
+                self._read(key.data)
+            else:
+                self._flush(key.data)
+        now = time.monotonic()
+        if now >= self._look:
+            self._look = now + self._look_around(now)
         events, self._events = self._events, []
         return events
+
+    def balance(self) -> None:
+        now = time.monotonic()
+        if self._steal(now):
+            self._look = min(self._look, now + PATIENCE)
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):  # full: it will wake; closed: nobody waits
@@ -191,7 +201,11 @@ class LocalBackend:
             if other is None:
                 return None
             self._dismiss(other)
-        process = LocalProcess(self._surroundings, environment)
+        try:
+            process = LocalProcess(self._surroundings, environment)
+        except OSError as error:
+            self._refusal = f"no worker process could be started: {error}; close files or processes, or use fewer workers"
+            return None
         self._processes.append(process)
         self._selector.register(process.outcomes, selectors.EVENT_READ, process)
         return process
@@ -214,10 +228,13 @@ class LocalBackend:
                 job = order.heading.head.job
                 self._events.append(Lost(job, task.index, task.attempt, charged, doom.error(job, task.index)))
 
-    def _lose(self, order: Order, why: str, *, charged: bool) -> None:
-        error = RuntimeError(why)
+    def _lose(self, order: Order) -> None:
+        from pywren_runtime.errors import WorkerLost
+
         for task in order.call.tasks:
-            self._events.append(Lost(order.heading.head.job, task.index, task.attempt, charged, error))
+            doom = Doom(WorkerLost, self._refusal)
+            job = order.heading.head.job
+            self._events.append(Lost(job, task.index, task.attempt, True, doom.error(job, task.index)))
 
 
 def depth_for(seconds: float | None) -> int:

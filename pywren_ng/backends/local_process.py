@@ -15,6 +15,7 @@ from pywren_ng.backends import Event, Order
 from pywren_runtime import link, modules
 from pywren_runtime.wire import Environment, Outcome, Signer
 
+CHUNK = 1 << 16  # of a pipe, at a time; a larger buffer would be mapped and unmapped for each read
 THREADS = (  # variables that size the thread pools of numerical libraries
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -135,7 +136,7 @@ class LocalProcess:
     def send(self, number: int, order: Order) -> None:
         """Queue a Call for it; `flush` sends it."""
         self.sent[number] = order
-        for unit in order.heading.head.environment.modules:
+        for unit in order.heading.environment.modules:
             self._modules[unit.name] = unit.digest
         frame = self._signer.seal(b"call", order.call.encode())
         self._unsent.append(link.CALL.pack(number, len(frame)) + frame)
@@ -179,7 +180,7 @@ class LocalProcess:
     def receive(self) -> list[Event]:
         """The outcomes that have come in. EOFError once it is dead and there are no more."""
         try:
-            data = os.read(self.outcomes, 1 << 20)
+            data = os.read(self.outcomes, CHUNK)
         except BlockingIOError:
             return []
         if not data:
@@ -214,7 +215,7 @@ class LocalProcess:
     def begun(self) -> float:
         """Since when the running task runs."""
         running = self.board.running()
-        return running.since if running else self._born
+        return running.since if running else time.monotonic() if self._began else self._born
 
     def time_limit(self) -> float | None:
         for order in self.sent.values():

@@ -6,7 +6,6 @@
 The descriptors themselves are redirected, not only `sys.stdout`: what C code and child processes print is kept too.
 """
 
-import contextlib
 import os
 import select
 import sys
@@ -47,12 +46,15 @@ class Capture:
             self._watch()
 
     def _drain(self) -> None:
-        with self._lock, contextlib.suppress(BlockingIOError):
-            while data := os.read(self._read, KEPT):
-                self._echo(data)
-                self._tail += data
-                if len(self._tail) > 2 * KEPT:
-                    self._cut()
+        with self._lock:
+            try:
+                while data := os.read(self._read, KEPT):
+                    self._echo(data)
+                    self._tail += data
+                    if len(self._tail) > 2 * KEPT:
+                        self._cut()
+            except BlockingIOError:
+                return
 
     def _cut(self) -> None:
         excess = len(self._tail) - KEPT
@@ -61,9 +63,11 @@ class Capture:
 
     def take(self) -> bytes:
         """What was printed since the last call: at most the last 64 KiB, said so in its first line when cut."""
-        for stream in {*self._streams, sys.stdout, sys.stderr}:
-            with contextlib.suppress(ValueError, OSError, AttributeError):  # the task closed or replaced it
+        for stream in (sys.stdout, sys.stderr):
+            try:
                 stream.flush()
+            except (ValueError, OSError, AttributeError):  # the task closed it, or put something else there
+                sys.stdout, sys.stderr = self._streams = [_unbuffered(1), _unbuffered(2)]
         self._drain()
         if not self._tail:
             return b""
@@ -97,13 +101,21 @@ class Meter:
         self._scale = 1 if sys.platform == "darwin" else 1024
         try:
             self._mark: int | None = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._mark = None
-        self._floor = self._before = self._peak()
+        self._floor = self._before = self._usage(0).ru_maxrss * self._scale
         self._cpu = 0.0
 
     def _peak(self) -> int:
-        return self._usage(0).ru_maxrss * self._scale
+        peak = self._usage(0).ru_maxrss * self._scale
+        # The kernel's figure begins with the size of the process that started this one, and stays there until it
+        # is passed; below that, only the slower text knows.
+        if self._mark is not None and peak <= self._floor:
+            status = os.pread(self._status, 4096, 0)
+            at = status.index(b"VmHWM:") + 6
+            peak = int(status[at : status.index(b"kB", at)]) * 1024
+        return peak
 
     def reset(self) -> None:
         if self._mark is not None:
@@ -113,7 +125,8 @@ class Meter:
         self._cpu = time.process_time()
 
     def read(self) -> tuple[float, int]:
+        cpu = time.process_time() - self._cpu
         peak = self._peak()
         if self._mark is None and peak == self._before:
             peak = self._floor
-        return time.process_time() - self._cpu, peak
+        return cpu, peak

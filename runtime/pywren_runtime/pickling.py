@@ -106,7 +106,7 @@ def dumps(obj: object, store: Store, make_pickler: Callable[..., pickle.Pickler]
         return b"\0" + file.parts[0][0]
     stream = [_encode_part(part, store, is_apart) for part, is_apart in file.parts]
     pieces = [_encode_part(view, store, True) for view in buffers]
-    return b"".join((b"\1", struct.pack("<II", len(stream), len(apart_parts)), *stream, *pieces))
+    return b"".join((b"\1", struct.pack("<II", len(stream), len(pieces)), *stream, *pieces))
 
 
 def dumps_plain(obj: object) -> bytes:

@@ -81,6 +81,21 @@ class Environment:
     initializer: bytes = b""  # a packed (function, arguments)
     modules: tuple[Unit, ...] = ()
 
+    def encode(self) -> bytes:
+        modules = [(unit.name, unit.digest) for unit in self.modules]
+        text = json.dumps([self.memory, self.env, modules]).encode()
+        return b"".join((struct.pack("<I", len(text)), text, self.initializer))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Environment":
+        (size,) = struct.unpack_from("<I", data)
+        memory, env, modules = json.loads(data[4 : 4 + size])
+        units = tuple(Unit(name, digest) for name, digest in modules)
+        return cls(memory, tuple((name, value) for name, value in env), data[4 + size :], units)
+
+
+_HEAD = struct.Struct("<BHId")
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -88,41 +103,25 @@ class Head:
 
     job: str
     function: bytes  # a packed (function, retry_on)
-    environment: Environment
+    environment: bytes  # an encoded Environment: the same for many jobs
     time_limit: float | None = None
 
     def encode(self) -> bytes:
-        environment = self.environment
-        fields = {
-            "job": self.job,
-            "time_limit": self.time_limit,
-            "memory": environment.memory,
-            "env": environment.env,
-            "modules": [(unit.name, unit.digest) for unit in environment.modules],
-            "initializer": len(environment.initializer),
-        }
-        text = json.dumps(fields).encode()
-        return b"".join(
-            (struct.pack("<BI", VERSION, len(text)), text, environment.initializer, self.function)
-        )
+        job = self.job.encode()
+        front = _HEAD.pack(VERSION, len(job), len(self.environment), self.time_limit or 0.0)
+        return b"".join((front, job, self.environment, self.function))
 
     @classmethod
     def decode(cls, data: bytes) -> "Head":
-        version, size = struct.unpack_from("<BI", data)
+        version, job_size, environment_size, time_limit = _HEAD.unpack_from(data)
         if version != VERSION:
             raise SignatureError(
-                f"a Call of wire version {version} reached a worker of version {VERSION}: client and worker come from "
-                "different releases of pywren-ng; bring both to the same one"
+                f"a Call of wire version {version} reached a worker of version {VERSION}: client and worker "
+                "come from different releases of pywren-ng; bring both to the same one"
             )
-        fields = json.loads(data[5 : 5 + size])
-        split = 5 + size + fields["initializer"]
-        environment = Environment(
-            memory=fields["memory"],
-            env=tuple((name, value) for name, value in fields["env"]),
-            initializer=data[5 + size : split],
-            modules=tuple(Unit(name, digest) for name, digest in fields["modules"]),
-        )
-        return cls(fields["job"], data[split:], environment, fields["time_limit"])
+        a = _HEAD.size + job_size
+        b = a + environment_size
+        return cls(data[_HEAD.size : a].decode(), data[b:], data[a:b], time_limit or None)
 
 
 _TASK = struct.Struct("<IHHI")

@@ -57,6 +57,8 @@ class Worker:
         self._modules = Installed()
         self._head_bytes = b""
         self._head: Head
+        self._environment_bytes = b""
+        self._environment: Environment
         self._function: tuple[Callable[..., Any], tuple[type[BaseException], ...]] | None = None
         self._initialized: bytes | None = None
         self._cold = True
@@ -66,9 +68,12 @@ class Worker:
         if call.head != self._head_bytes:
             self._head, self._head_bytes = Head.decode(call.head), call.head
             self._function = None
+            if self._head.environment != self._environment_bytes:
+                self._environment_bytes = self._head.environment
+                self._environment = Environment.decode(self._environment_bytes)
         for task in call.tasks:
             self._announce(task)
-            env = self._head.environment.env
+            env = self._environment.env
             with _variables(env) if env else _NOTHING:
                 outcome = self._attempt(self._head, task)
             yield outcome
@@ -80,7 +85,7 @@ class Worker:
         started = time.time()
         phase = "getting ready"
         try:
-            self._prepare(head.environment)
+            self._prepare(self._environment)
             phase = "loading its function"
             function, retry_on = self._load_function(head)
             marks.append(clock())
@@ -162,7 +167,7 @@ class Worker:
         text = failures.text_of(
             error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error
         )
-        memory = head.environment.memory
+        memory = self._environment.memory
         if isinstance(error, _Broken):
             return Status.BROKEN, failures.pack_ours(
                 "InitializerError", f"the initializer failed: {error.__cause__!r}", text
