@@ -86,7 +86,8 @@ def _hello() -> None:
     begun = perf_counter()
     with Executor(progress=shown, name="hello") as ex:
         workers = f"{ex._max_workers} worker process{'' if ex._max_workers == 1 else 'es'}"
-        print(f"Hello from pywren_ng {__version__}! Counting the primes below {BELOW:,} with {workers} …", flush=True)
+        print(f"Hello from pywren_ng {__version__}!")
+        print(f"Counting the primes below {BELOW:,} with {workers} …", flush=True)
         job = ex.map(_count_of_primes(), range(0, BELOW, STEP), range(STEP, BELOW + STEP, STEP))
         found = sum(job.results())
     print(f"\n{_report(job, perf_counter() - begun)}\n")
@@ -96,7 +97,7 @@ def _hello() -> None:
 
 
 def _count_of_primes() -> Callable[[int, int], int]:
-    """A function that lives in no module: it travels to the workers by value, as one typed at a prompt does."""
+    """A function that lives in no module: it travels by value, as one typed at a prompt does."""
 
     def primes(start: int, stop: int) -> int:
         sieve = bytearray([1]) * (stop - start)
@@ -116,16 +117,16 @@ def _report(job: "Job[int]", seconds: float) -> str:
     for attempt in attempts:
         workers.setdefault(attempt.worker, []).append(attempt.seconds)
     busiest = max(sum(spent) for spent in workers.values())
-    lines = [
-        f"  process {worker:<8}{'█' * max(1, round(30 * sum(spent) / busiest)):<30}  {len(spent)} tasks, {sum(spent):.2f} s"
-        for worker, spent in sorted(workers.items())
-    ]
+    lines = []
+    for worker, spent in sorted(workers.items()):
+        bar = "█" * max(1, round(30 * sum(spent) / busiest))
+        lines.append(f"  process {worker:<8}{bar:<30}  {len(spent)} tasks, {sum(spent):.2f} s")
     work = sum(attempt.seconds for attempt in attempts)
     slowest = max(attempts, key=lambda attempt: attempt.seconds)
     lines += [
         "",
-        f"{len(job)} tasks with {work:.2f} s of work, done in {seconds:.2f} s, the workers' start and end included.",
-        f"The slowest was task {slowest.task}: {1000 * slowest.seconds:.0f} ms, {slowest.peak / 1e6:.0f} MB at its peak.",
+        f"{len(job)} tasks, {work:.2f} s of work: done in {seconds:.2f} s, and the workers have ended.",
+        f"The slowest was task {slowest.task}: {1e3 * slowest.seconds:.0f} ms, {slowest.peak / 1e6:.0f} MB.",
     ]
     return "\n".join(lines)
 

@@ -85,7 +85,7 @@ def _from_arguments(arguments: Mapping[str, object]) -> dict[str, Setting]:
     for key, value in arguments.items():
         kind = _kind(key, key, "the arguments", list(_KEYS))
         if value is not None:
-            found[key] = Setting(_checked(kind, value, f"{key}={value!r} (argument)"), "argument")
+            found[key] = Setting(_checked(kind, key, value, f"{key}={value!r} (argument)"), "argument")
     return found
 
 
@@ -99,7 +99,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         kind = _kind(spelled, name, "the environment", [_VARIABLE + known.upper() for known in _KEYS])
         if text:
             written = f"{name}={text!r} (environment variable)"
-            found[key] = Setting(_checked(kind, text, written, from_text=True), name)
+            found[key] = Setting(_checked(kind, key, text, written, from_text=True), name)
     return found
 
 
@@ -107,7 +107,8 @@ def _from_file(layer: Layer) -> dict[str, Setting]:
     found = {}
     for key, value in layer.values.items():
         kind = _kind(key, key, layer.source, list(_KEYS))
-        found[key] = Setting(_checked(kind, value, f"{key} = {value!r} (in {layer.source})"), layer.source)
+        written = f"{key} = {value!r} (in {layer.source})"
+        found[key] = Setting(_checked(kind, key, value, written), layer.source)
     return found
 
 
@@ -120,12 +121,13 @@ def _kind(key: str, written: str, source: str, known: list[str]) -> _Kind:
     )
 
 
-def _checked(kind: _Kind, value: object, written: str, *, from_text: bool = False) -> object:
+def _checked(kind: _Kind, key: str, value: object, written: str, *, from_text: bool = False) -> object:
     try:
         return kind.check(kind.parse(str(value)) if from_text else value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(
-            f"{written} cannot be used: must be {kind.accepts}. Correct it, or take it out for the default."
+            f"{written} cannot be used: {key} must be {kind.accepts}."
+            " Correct it, or take it out for the default."
         ) from None
 
 
@@ -209,7 +211,7 @@ def _seconds(value: Any) -> float:
 _TEXT = _Kind("text, and not empty", _text, str)
 _SWITCH = _Kind("true or false (in a variable also 1 or 0)", _switch, _switch_from_text)
 _COUNT = _Kind("a whole number, 0 or more", _at_least(0), int)
-_POSITIVE = _Kind("a whole number, 1 or more", _at_least(1), int)
+_POSITIVE = _Kind("greater than 0, a whole number", _at_least(1), int)
 _MEGABYTES = _Kind("a whole number of megabytes, 1 or more", _at_least(1), int)
 _SECONDS = _Kind("a number of seconds greater than 0", _seconds, float)
 

@@ -15,11 +15,13 @@ No user's code runs in a turn: results are unpacked where they are asked for, ca
 import functools
 import logging
 import queue
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from types import FrameType
 from typing import Any, TypeVar
 
 from pywren_ng.backends import Backend, Event, Order
@@ -52,7 +54,13 @@ class Engine:
         self._closed = threading.Event()
         self._callbacks = _Callbacks()
         self._opening = threading.RLock()  # a stored result can be unpacked only once
-        self._turns = threading.RLock()
+        self._polling = threading.Lock()  # held by the thread that waits for the backend
+        self._needed: queue.SimpleQueue[None] = queue.SimpleQueue()  # rings when somebody should
+        self._until = 0.0  # the latest time at which the next turn is due
+        self._settlements = 0
+        self._owner = 0  # the thread whose turn it is
+        # Not to be entered twice by one thread: a collected Job may call from anywhere. Tasks that run inside a turn must.
+        self._turns = threading.Lock() if backend.threaded else threading.RLock()
         self._thread: threading.Thread | None = None
         if backend.threaded:
             self._thread = threading.Thread(target=self._run, name="pywren-engine", daemon=True)
@@ -63,21 +71,58 @@ class Engine:
     def call(self, action: Callable[[], object]) -> None:
         """Have something done in turn: here and now if nobody has the turn, else by whoever has it."""
         self._inbox.append(action)
+        settlements = self._settlements
         # Looked at again after each turn: what arrived too late for its holder to see must not lie there.
         while self._inbox and self._turns.acquire(blocking=False):
             try:
-                if self._thread is None:
-                    while self._guarded_turn(self._backend.wait(0)) is not None and self._tracker.jobs:
-                        pass
+                if self._thread is not None:
+                    self._take_turn(None)
                 else:
-                    self._guarded_turn(None)
+                    while not self._take_turn(self._backend.wait(0)) and self._tracker.jobs:
+                        pass
             finally:
                 self._turns.release()
+        if self._polling.locked():
+            if self._settlements != settlements:
+                self._backend.wake()  # perhaps it was what the waiting thread waits for
+        elif self._tracker.jobs or self._inbox:
+            self._needed.put(None)
+
+    def later(self, action: Callable[[], object]) -> None:
+        """Have something done by another thread: safe in finalizers, which may run in the middle of anything."""
+        self._inbox.append(action)
+        self._needed.put(None)
+        self._backend.wake()
+
+    def help(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
+        """Wait for the backend in the caller's thread, unless somebody does, as long as it is of use.
+
+        It saves the caller a switch of threads; afterwards the caller waits as if it had not helped.
+        """
+        if self._thread is None or is_over() or not self._polling.acquire(blocking=False):
+            return
+        try:
+            while not is_over() and self._tracker.jobs and not self._closed.is_set():
+                left = _FOREVER if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._poll(left)
+        finally:
+            self._polling.release()
+            if self._tracker.jobs or self._inbox or self.closing:
+                self._needed.put(None)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Have the engine do something and wait for what it returns."""
+        """Have something done in turn and wait for what it returns."""
         answer: Future[T] = Future()
-        self.call(lambda: answer.set_result(question()))
+
+        def reply() -> None:
+            try:
+                answer.set_result(question())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self.call(reply)
         return answer.result()
 
     def add(self, tasks: Tasks, new: list[Task]) -> None:
@@ -88,6 +133,7 @@ class Engine:
         """Take no more; end when all is done, or with `cancel` when what runs is done, or with `kill` at once."""
         self.closing = True
         self.call(functools.partial(self._close, cancel, kill))
+        self._needed.put(None)
         if self._thread is None:
             if not self._closed.is_set():
                 self._end()
@@ -96,30 +142,64 @@ class Engine:
 
     def future_of(self, task: Task) -> "TaskFuture":
         """A new future for a task that has not gone out yet."""
-        return TaskFuture(task, self.open, self._calls_back)
+        return TaskFuture(task, self)
 
     # in turn
 
     def _run(self) -> None:
-        timeout: float | None = 0.0
-        while timeout is not None:
-            waited = self._backend.wait(0.0 if self._inbox else timeout)
-            with self._turns:
-                timeout = self._guarded_turn(waited)
-        with self._turns:
-            self._end()
+        while not self._closed.is_set():
+            self._needed.get()
+            if not self._polling.acquire(blocking=False):
+                continue  # a caller waits for the backend, and will ring
+            try:
+                while self._tracker.jobs or self._inbox:
+                    self._poll(_FOREVER)
+                if self.closing:
+                    with self._turns:
+                        self._end()
+            finally:
+                self._polling.release()
+            if self._tracker.jobs or self._inbox:
+                self._needed.put(None)
 
-    def _guarded_turn(self, waited: object | None) -> float | None:
+    def _poll(self, limit: float) -> None:
+        """Wait for the backend, and take a turn. Only the thread that holds `_polling`."""
+        left = 0.0 if self._inbox else self._until - time.monotonic()
+        waited = self._backend.wait(max(0.0, min(left, limit)))
+        with self._turns:
+            self._take_turn(waited)
+
+    def _take_turn(self, waited: object | None) -> bool:
+        """A turn that Ctrl-C does not cut in two: the main thread hears of it when the turn is over."""
+        self._owner = threading.get_ident()
+        before = signal.getsignal(signal.SIGINT) if self._owner == threading.main_thread().ident else None
+        if not callable(before) or self._thread is None:
+            return self._guarded_turn(waited)
+        came: list[tuple[int, FrameType | None]] = []
+        signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
         try:
-            return self._turn(waited)
+            return self._guarded_turn(waited)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if came:
+                before(*came[0])
+
+    def _guarded_turn(self, waited: object | None) -> bool:
+        try:
+            self._until = self._turn(waited)
         except BaseException as error:
+            if self._thread is None and not isinstance(error, Exception):
+                raise  # Ctrl-C in a task that runs here
             self._break(PywrenError(f"the engine stopped, which is a fault of pywren_ng's own: {error!r}"), error)
             self.closing = True
-            self._backend.wake()
-            return None
+            self._needed.put(None)
+            return True
+        finally:
+            self._owner = 0
+        return False
 
-    def _turn(self, waited: object | None) -> float | None:
-        """One turn: what was asked, what has happened, what can start. How long to wait then; None at the end."""
+    def _turn(self, waited: object | None) -> float:
+        """One turn: what was asked, what has happened, what can start. When the next is due at the latest."""
         while self._inbox:
             self._inbox.popleft()()
         if waited is not None:
@@ -131,9 +211,7 @@ class Engine:
             self._dispatch()
         if not self._tracker.ready:
             self._backend.balance()
-        if self.closing and not self._tracker.jobs:
-            return None
-        return _FOREVER if due is None else max(0.0, due - time.monotonic())
+        return time.monotonic() + _FOREVER if due is None else due
 
     def _end(self) -> None:
         self._backend.close()
@@ -190,6 +268,7 @@ class Engine:
 
     def _settled(self, task: Task) -> None:
         tasks, future = task.tasks, task.future
+        self._settlements += 1
         done = isinstance(task.ending, Outcome) and task.ending.status <= Status.VALUE
         if done or not tasks.kept:
             self._release(task)
@@ -201,7 +280,7 @@ class Engine:
             if not future.running() and _is_cancelled(task.ending):
                 future.cancel()
             if future.running() or future.set_running_or_notify_cancel():
-                future.set_result(None)
+                _finish(future, task.ending)
 
     def _release(self, task: Task) -> None:
         task.arguments = b""
@@ -244,7 +323,7 @@ class Engine:
             and future.set_running_or_notify_cancel()
             and task.state is State.SETTLED
         ):
-            future.set_result(None)
+            _finish(future, task.ending)
         return future
 
     def reopen(self, tasks: Tasks, again: list[Task]) -> None:
@@ -337,8 +416,8 @@ class Engine:
     def _fetch(self, ref: Ref) -> Bytes:
         return pieces.fetch(self._store, ref)
 
-    def _calls_back(self, callback: Callable[[], object]) -> None:
-        if self._turns._is_owned():  # type: ignore[attr-defined]  # ours to take, so it may be ours to look at
+    def deliver(self, callback: Callable[[], object]) -> None:
+        if self._owner == threading.get_ident() and self._thread is not None:
             self._callbacks.put(callback)
         else:
             callback()
@@ -350,23 +429,35 @@ def _is_cancelled(ending: Ending | None) -> bool:
     )
 
 
+def _finish(future: Future[Any], ending: Ending | None) -> None:
+    """Tell who waits that a task is over, and whether it failed: `wait` returns for that. What it is, is opened later."""
+    failed = isinstance(ending, BaseException | Cancelled) or (
+        ending.status > Status.VALUE
+        if isinstance(ending, Outcome)
+        else isinstance(ending, Opened) and ending.error is not None
+    )
+    if failed:
+        future.set_exception(_Unopened())
+    else:
+        future.set_result(None)
+
+
+class _Unopened(Exception):
+    """Stands in a future for the error that its task's ending holds."""
+
+
 class TaskFuture(Future[Any]):
     """A future whose result is unpacked by whoever asks for it first, and whose callbacks never hold up the engine."""
 
-    def __init__(
-        self,
-        task: Task,
-        opener: Callable[[Task], Opened],
-        deliver: Callable[[Callable[[], object]], None],
-    ) -> None:
+    def __init__(self, task: Task, engine: Engine) -> None:
         super().__init__()
         self._task = task
-        self._opener = opener
-        self._deliver = deliver
+        self._engine = engine
 
     def result(self, timeout: float | None = None) -> Any:
-        super().result(timeout)
-        opened = self._opener(self._task)
+        """The value, or the error raised; waits for it."""
+        self._wait(timeout)
+        opened = self._engine.open(self._task)
         if opened.error is not None:
             try:
                 raise opened.error
@@ -375,11 +466,18 @@ class TaskFuture(Future[Any]):
         return opened.value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        super().exception(timeout)
-        return self._opener(self._task).error
+        """The error, or None; waits for it."""
+        self._wait(timeout)
+        return self._engine.open(self._task).error
+
+    def _wait(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._engine.help(self.done, deadline)
+        super().exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        super().add_done_callback(lambda future: self._deliver(functools.partial(fn, future)))
+        """As the standard library's, but that a callback never runs in a thread that other tasks wait for."""
+        super().add_done_callback(lambda future: self._engine.deliver(functools.partial(fn, future)))
 
     def __repr__(self) -> str:
         state = (

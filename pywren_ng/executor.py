@@ -143,7 +143,7 @@ class Executor(futures.Executor):
         )
         now = time.time()
         try:
-            packed = assembly.packer.pack((fn, self._options.policy.retry_on), _title(fn))
+            packed = assembly.packer.function(fn, self._options.policy.retry_on, _title(fn))
             tasks.held = packed.held
             arguments = assembly.packer.arguments(args, kwargs)
         except PywrenError as error:
@@ -198,7 +198,8 @@ class Executor(futures.Executor):
         )
         tasks.kept = True  # until the Job is dropped
         shelf.tasks, shelf.length = tasks, _length(iterables)
-        watch = functools.partial(assembly.bars.watch, self._options.name or getattr(fn, "__name__", "tasks"))
+        title = str(self._options.name or getattr(fn, "__name__", "tasks"))
+        watch = functools.partial(assembly.bars.watch, title)
         feed = _Feed(self, fn, iterables, tasks, remembers=buffersize is None)
         watch(shelf)
         try:
@@ -315,7 +316,7 @@ class _Feed:
             executor = self._executor
             try:
                 retry_on = executor._options.policy.retry_on
-                self._function = executor._assembly.packer.pack((self._fn, retry_on), _title(self._fn))
+                self._function = executor._assembly.packer.function(self._fn, retry_on, _title(self._fn))
                 self._tasks.held = self._function.held
             except PywrenError as error:
                 self._function = error

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from pywren_ng.engine import Engine
 from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog, Failures, group
-from pywren_ng.tracker import Forgotten, Lost, Task, Tasks
+from pywren_ng.tracker import Cancelled, Forgotten, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
 
 T = TypeVar("T")
@@ -25,7 +25,9 @@ class Shelf:
         self.tasks: Tasks  # set by who makes them, for they point here
         self.attempts = AttemptLog()
         self.logs: dict[int, bytes] = {}
-        self.done = self.failed = 0
+        self.done = 0
+        self.failed = 0  # of those done; among them
+        self.cancelled = 0
         self.length: int | None = None  # how many tasks there will be, once that is known
         self.over = False  # whether nobody takes any more results
         self._logged = 0
@@ -51,7 +53,9 @@ class Shelf:
         with self._changed:
             self.done += 1
             ending = task.ending
-            self.failed += not (isinstance(ending, Outcome) and ending.status <= Status.VALUE)
+            if not (isinstance(ending, Outcome) and ending.status <= Status.VALUE):
+                self.failed += 1
+                self.cancelled += isinstance(ending, Cancelled)
             if self._awaited and any(is_over() for is_over in self._awaited):
                 self._changed.notify_all()
 
@@ -62,7 +66,14 @@ class Shelf:
         tasks = self.tasks
         known, is_fed = len(tasks.all), len(tasks.all) == self.length
         is_over = self.done >= known and (is_fed or self.over or not tasks.kept)
-        return Counts(self.length, known, self.done, self.failed, tasks.retried, is_over)
+        return Counts(
+            total=self.length,
+            done=self.done - self.cancelled,
+            failed=self.failed - self.cancelled,
+            cancelled=self.cancelled,
+            retried=tasks.retried,
+            is_over=is_over,
+        )
 
     # from the Job
 
@@ -109,7 +120,7 @@ class Job(Generic[T]):
         self._deadline = deadline
         self._next = 0
         self._keeps = False
-        self._finalizer = weakref.finalize(self, engine.call, _forgetter(engine, tasks))
+        self._finalizer = weakref.finalize(self, engine.later, _forgetter(engine, tasks))
         self._finalizer.atexit = False
 
     @property
@@ -129,7 +140,7 @@ class Job(Generic[T]):
             raise StopIteration
         task = self._tasks.all[self._next]
         with self._stops_on_failure():
-            self._shelf.wait(lambda: task.ending is not None, self._deadline)
+            self._wait(lambda: task.ending is not None)
             opened = self._engine.open(task)
             if opened.error is not None:
                 raise opened.error
@@ -139,6 +150,10 @@ class Job(Generic[T]):
         self._fill(self._next)
         value: T = opened.value
         return value
+
+    def _wait(self, is_over: Callable[[], bool]) -> None:
+        self._engine.help(is_over, self._deadline)
+        self._shelf.wait(is_over, self._deadline)
 
     def _fill(self, wanted: int) -> bool:
         """Take from the input what iterating needs; whether there are so many tasks."""
@@ -172,7 +187,7 @@ class Job(Generic[T]):
         # As a generator would when it is left half-way: nobody can ask for the rest.
         if getattr(self, "_next", 0) and not self._shelf.over and not self._keeps:
             engine, tasks = self._engine, self._tasks
-            engine.call(lambda: engine.cancel(tasks, running=False))
+            engine.later(lambda: engine.cancel(tasks, running=False))
 
     @property
     def futures(self) -> list[Future[T]]:
@@ -247,6 +262,7 @@ class Job(Generic[T]):
     def _reopen(self, failed: list[Task]) -> None:
         self._shelf.done -= len(failed)
         self._shelf.failed -= len(failed)
+        self._shelf.cancelled = 0
         self._engine.reopen(self._tasks, failed)
 
     def cancel(self) -> None:

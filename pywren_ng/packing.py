@@ -19,6 +19,7 @@ from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_pla
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import blob_key, module_key
 
+KNOWN = 1000  # functions whose pickles are remembered
 SPARE = 1 << 30  # bytes of blobs that are kept though no task needs them: the next job may
 
 
@@ -44,6 +45,7 @@ class Packer:
         self._store = store
         self._modules = modules
         self._sent: set[str] = set()
+        self._known: dict[tuple[Any, ...], Packed] = {}
 
     def pack(self, obj: object, name: str, memory: Memory | None = None) -> Packed:
         """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
@@ -70,6 +72,7 @@ class Packer:
 
         try:
             data = dumps(obj, store, pickler)
+            names.discard(None)  # what has no module of its own
             units = self._units(names, codes)
         except PywrenError:
             self.blobs.release(held)
@@ -80,6 +83,21 @@ class Packer:
             self.blobs.release(held)
             raise PackingError(explain(obj, name, error)) from error
         return Packed(data, tuple(held), units)
+
+    def function(self, fn: object, retry_on: tuple[type[BaseException], ...], name: str) -> Packed:
+        """Pack a job's function: anew for each job, for what it refers to may have changed, unless nothing can."""
+        from pywren_ng.pickler import fingerprint
+
+        key = None if retry_on else fingerprint(fn)
+        if key is None:
+            return self.pack((fn, retry_on), name)
+        known = self._known.get(key)
+        if known is None or self._units({key[1]}, [key[0]]) != known.modules:
+            known = self.pack((fn, retry_on), name)
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
 
     def arguments(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None

@@ -5,6 +5,8 @@ from typing import Any
 
 import cloudpickle
 
+from pywren_runtime.pickling import ATOMS
+
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Notes the names of the modules that the pickle refers to, and the code that it carries."""
@@ -15,12 +17,31 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(*args, **options)
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, ModuleType):
+        if isinstance(obj, FunctionType):
+            self._codes.append(obj.__code__)
+            self._names.add(obj.__module__)
+        elif isinstance(obj, ModuleType):
             self._names.add(obj.__name__)
-        elif isinstance(obj, FunctionType | type) or callable(obj):
-            name = getattr(obj, "__module__", None)
-            if isinstance(name, str):
-                self._names.add(name)
-            if isinstance(obj, FunctionType):
-                self._codes.append(obj.__code__)
+        elif callable(obj):
+            self._names.add(getattr(obj, "__module__", None))
         return super().reducer_override(obj)
+
+
+def fingerprint(fn: object) -> tuple[Any, ...] | None:
+    """What the pickle of a function depends on, if that can be told at a glance; None if it cannot.
+
+    So it is for a function whose globals are modules and whose other parts are numbers and text: it holds nothing
+    that somebody could change between two jobs.
+    """
+    if type(fn) is not FunctionType or fn.__closure__ or fn.__kwdefaults__ or fn.__dict__ or fn.__annotations__:
+        return None
+    defaults = fn.__defaults__ or ()
+    used = fn.__code__.co_names
+    variables = fn.__globals__
+    found = tuple((name, variables[name].__name__) for name in used if type(variables.get(name)) is ModuleType)
+    if len(found) < sum(name in variables for name in used) or any(type(value) not in ATOMS for value in defaults):
+        return None
+    if any(type(const) is CodeType for const in fn.__code__.co_consts):  # its inner functions have globals of their own
+        return None
+    kinds = tuple(map(type, defaults))
+    return fn.__code__, fn.__module__, fn.__qualname__, fn.__name__, fn.__doc__, defaults, kinds, found

@@ -2,16 +2,17 @@
 
     Shelf (the engine counts on it) ◄── looks every 0.1 s ── a thread ──► tqdm ──► stderr
 
-The engine knows of no bar and does nothing for one. The thread lives while there are jobs to show, and is joined
-when the executor shuts down; tqdm is imported when the first bar is drawn. A job that is done within half a second
-shows none, unless bars were asked for.
+The engine knows of no bar and does nothing for one. The thread lives while there are jobs to show, and is
+joined when the executor shuts down; tqdm is imported when the first bar is drawn. A job that is done within
+half a second shows none, unless bars were asked for.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 __all__ = ["Bars", "Counts", "Watched", "is_watched"]
@@ -26,9 +27,9 @@ class Counts:
     """How far a job is. `total` is None while its length is not known."""
 
     total: int | None
-    known: int
     done: int
-    failed: int  # of those done: failed or cancelled
+    failed: int  # of those done
+    cancelled: int
     retried: int
     is_over: bool  # nothing more will come of it
 
@@ -43,8 +44,7 @@ class Watched(Protocol):
 
 def is_watched() -> bool:
     """Whether a person sees what this process draws: stderr is a terminal, or a notebook shows it."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None and "IPKernelApp" in getattr(shell, "config", ()):
+    if _is_notebook():
         return True
     try:
         return sys.stderr is not None and sys.stderr.isatty()
@@ -52,58 +52,63 @@ def is_watched() -> bool:
         return False
 
 
+def _is_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())
+
+
 class Bars:
     """The bars of one executor. `wanted`: True for every job, None if somebody is looking, False for none."""
 
     def __init__(self, wanted: bool | None) -> None:
+        in_worker = int(os.environ.get(_DEPTH, "0")) > 0
+        self._wanted = not in_worker and (is_watched() if wanted is None else wanted)
         self._patience = 0.0 if wanted else _PATIENCE
-        self._wanted = wanted is not False and not int(os.environ.get(_DEPTH, "0")) and (wanted or is_watched())
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._shown: list[_Bar] = []
         self._thread: threading.Thread | None = None
+        self._is_drawing = False  # whether the thread has more to do
 
     def watch(self, title: str, watched: Watched) -> None:
         """Show a job from now until it is over."""
-        if not self._wanted:
+        if not self._wanted or self._closed.is_set():
             return
-        bar = _Bar(title, watched, time.monotonic() + self._patience)
-        bar.draw(time.monotonic())
+        now = time.monotonic()
+        bar = _Bar(title, watched, begun=now, before=watched.counts().done)
+        if not self._patience:
+            bar.draw(now)
         with self._lock:
-            if self._closed.is_set():
-                return
             self._shown.append(bar)
-            if self._thread is None:
+            if not self._is_drawing:
+                self._is_drawing = True
                 self._thread = threading.Thread(target=self._run, name="pywren-progress", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Draw every bar as it stands now, for the last time, and end the thread."""
-        with self._lock:
-            self._closed.set()
-            thread = self._thread
+        """Bring every bar up to date for the last time, and end the thread."""
+        self._closed.set()
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
-        while not self._closed.wait(_INTERVAL):
-            self._look()
+        while self._is_drawing:
+            is_last = self._closed.wait(_INTERVAL)
             with self._lock:
-                if not self._shown:
-                    self._thread = None
-                    return
-        self._look()
-
-    def _look(self) -> None:
-        closed = self._closed.is_set()
-        with self._lock:
-            shown = list(self._shown)
-        for bar in shown:
-            is_over = bar.draw(time.monotonic())
-            if is_over or closed:
+                shown = list(self._shown)
+            now = time.monotonic()
+            over = [bar for bar in shown if self._is_over(bar, now) or is_last]
+            for bar in over:
                 bar.close()
-                with self._lock:
-                    self._shown.remove(bar)
+            with self._lock:
+                self._shown = [bar for bar in self._shown if bar not in over]
+                self._is_drawing = bool(self._shown)
+
+    def _is_over(self, bar: "_Bar", now: float) -> bool:
+        if bar.drawn is None and now < bar.begun + self._patience:
+            return bar.watched.counts().is_over
+        return bar.draw(now)
 
 
 @dataclass(slots=True, eq=False)
@@ -112,35 +117,46 @@ class _Bar:
 
     title: str
     watched: Watched
-    begin: float  # not before this time, of the monotonic clock
-    drawn: Any = field(default=None)
+    begun: float  # on the monotonic clock
+    before: int  # tasks that were done then
+    drawn: Any = None
 
     def draw(self, now: float) -> bool:
         """Bring the bar up to date. Whether its job is over."""
         counts = self.watched.counts()
-        if self.drawn is None:
-            if now < self.begin or counts.known == counts.total == 0:
-                return counts.is_over
-            self.drawn = _drawn(self.title, counts)
-        bar = self.drawn
-        bar.total, bar.n = counts.total, counts.done
-        postfix = {"failed": counts.failed, "retried": counts.retried}
-        bar.set_postfix({name: count for name, count in postfix.items() if count}, refresh=False)
-        bar.refresh()
+        with contextlib.suppress(OSError, ValueError):  # stderr is gone: so be it
+            if self.drawn is None and counts.total != 0:
+                self.drawn = _drawn(self.title, counts.total, self.before)
+                self.drawn.start_t -= now - self.begun
+            if self.drawn is not None:
+                self.drawn.total, self.drawn.n = counts.total, counts.done
+                trouble = {
+                    "failed": counts.failed,
+                    "retried": counts.retried,
+                    "cancelled": counts.cancelled,
+                }
+                self.drawn.set_postfix({name: n for name, n in trouble.items() if n}, refresh=False)
+                self.drawn.refresh()
         return counts.is_over
 
     def close(self) -> None:
+        """Leave the bar as it stands, and go to the next line."""
         if self.drawn is not None:
-            self.drawn.close()
+            with contextlib.suppress(OSError, ValueError):
+                self.drawn.close()
 
 
-def _drawn(title: str, counts: Counts) -> Any:
-    from tqdm.auto import tqdm
+def _drawn(title: str, total: int | None, before: int) -> Any:
+    from importlib import import_module
+    from importlib.util import find_spec
 
-    class Bar(tqdm):  # type: ignore[misc,type-arg,unused-ignore]  # which class `auto` is depends on where we are
+    # Without widgets `auto` would choose the plain bar too, but warn first, and import asyncio.
+    kind = "tqdm.auto" if _is_notebook() and find_spec("ipywidgets") else "tqdm"
+
+    class Bar(import_module(kind).tqdm):  # type: ignore[misc]
         """Without tqdm's own watching thread, which would outlive the executor."""
 
         monitor_interval = 0
 
     # The mean rate and not the latest one: tasks end in bursts.
-    return Bar(desc=title, total=counts.total, initial=counts.done, unit="task", smoothing=0, mininterval=0)
+    return Bar(desc=title, total=total, initial=before, unit="task", smoothing=0, mininterval=0)
