@@ -36,7 +36,6 @@ class Assembly:
             # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
             backend, max_workers = ("local", 1) if depth == 1 else ("inline", None)
         self.name = f"{backend}-{os.urandom(4).hex()}"
-        self._pid = os.getpid()
         self._jobs = itertools.count(1)
         self._paces: dict[object, Pace] = {}
         self.scratch = Scratch()
@@ -65,11 +64,7 @@ class Assembly:
             raise RuntimeError(
                 "cannot schedule new futures after shutdown: make a new Executor, or submit inside its `with`"
             )
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this executor belongs to process {self._pid}, which forked this one: its threads are not here; "
-                "make an Executor of its own in each process"
-            )
+        engine.check_own()
 
     def new_job(self, name: str | None) -> str:
         """A name for a job that no other job has."""
@@ -88,18 +83,28 @@ class Assembly:
     def close(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
         """See `Engine.close`; with `wait`, no process and no file is left when it returns."""
         self.engine.close(wait=wait, cancel=cancel, kill=kill)
-        if wait:
+        if wait and not self.engine.is_foreign():
             self.bars.close()
             if self._end.detach() is not None:
-                self.scratch.close()
+                _clear(self.engine, self.scratch)
 
 
 def _finish(engine: Engine, bars: Bars, scratch: Scratch) -> None:
     """The executor was collected or the interpreter ends: do what was submitted, unless an error ended the script."""
+    if engine.is_foreign():
+        return  # a forked child ends: nothing of it is its own
     by_error = getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
     engine.close(wait=True, kill=by_error)
     bars.close()
-    scratch.close()
+    _clear(engine, scratch)
+
+
+def _clear(engine: Engine, scratch: Scratch) -> None:
+    """Remove what lies on the disk; where results have not been asked for yet, with the last who can ask for them."""
+    if scratch.has_results():
+        weakref.finalize(engine, scratch.close)
+    else:
+        scratch.close()
 
 
 def make_backend(name: str, store: Store, directory: str, max_workers: int | None) -> Backend:

@@ -211,7 +211,7 @@ def _seconds(value: Any) -> float:
 _TEXT = _Kind("text, and not empty", _text, str)
 _SWITCH = _Kind("true or false (in a variable also 1 or 0)", _switch, _switch_from_text)
 _COUNT = _Kind("a whole number, 0 or more", _at_least(0), int)
-_POSITIVE = _Kind("greater than 0, a whole number", _at_least(1), int)
+_POSITIVE = _Kind("greater than 0: a whole number, 1 or more", _at_least(1), int)
 _MEGABYTES = _Kind("a whole number of megabytes, 1 or more", _at_least(1), int)
 _SECONDS = _Kind("a number of seconds greater than 0", _seconds, float)
 

@@ -12,8 +12,10 @@ finds it free takes it and starts its own tasks, which saves a switch of threads
 No user's code runs in a turn: results are unpacked where they are asked for, callbacks run on a thread of their own.
 """
 
+import contextlib
 import functools
 import logging
+import os
 import queue
 import signal
 import threading
@@ -32,7 +34,7 @@ from pywren_runtime import failures
 from pywren_runtime.errors import InitializerError, PywrenError
 from pywren_runtime.pickling import Bytes, Ref, loads, refs_of
 from pywren_runtime.stores import Store
-from pywren_runtime.wire import STATS, Call, Outcome, Status, TaskCall
+from pywren_runtime.wire import STATS, Call, Environment, Outcome, Status, TaskCall
 
 T = TypeVar("T")
 _FOREVER = 3600.0
@@ -54,10 +56,13 @@ class Engine:
         self._closed = threading.Event()
         self._callbacks = _Callbacks()
         self._opening = threading.RLock()  # a stored result can be unpacked only once
+        self._pid = os.getpid()
+        self._undisturbed = _Undisturbed if backend.threaded else contextlib.nullcontext
         self._polling = threading.Lock()  # held by the thread that waits for the backend
         self._needed: queue.SimpleQueue[None] = queue.SimpleQueue()  # rings when somebody should
         self._until = 0.0  # the latest time at which the next turn is due
         self._settlements = 0
+        self._prepared = False
         self._owner = 0  # the thread whose turn it is
         # Not to be entered twice by one thread: a collected Job may call from anywhere. Tasks that run inside a turn must.
         self._turns = threading.Lock() if backend.threaded else threading.RLock()
@@ -68,49 +73,76 @@ class Engine:
 
     # from any thread
 
+    def is_foreign(self) -> bool:
+        """Whether this is a forked child of the engine's process: its threads are not here, its workers not ours."""
+        return os.getpid() != self._pid
+
+    def check_own(self) -> None:
+        """RuntimeError in a forked child."""
+        if self.is_foreign():
+            raise RuntimeError(
+                f"this executor belongs to process {self._pid}, which forked this one: its threads are not here; "
+                "make an Executor of its own in each process"
+            )
+
     def call(self, action: Callable[[], object]) -> None:
         """Have something done in turn: here and now if nobody has the turn, else by whoever has it."""
-        self._inbox.append(action)
-        settlements = self._settlements
-        # Looked at again after each turn: what arrived too late for its holder to see must not lie there.
-        while self._inbox and self._turns.acquire(blocking=False):
-            try:
-                if self._thread is not None:
-                    self._take_turn(None)
-                else:
-                    while not self._take_turn(self._backend.wait(0)) and self._tracker.jobs:
-                        pass
-            finally:
-                self._turns.release()
-        if self._polling.locked():
-            if self._settlements != settlements:
-                self._backend.wake()  # perhaps it was what the waiting thread waits for
-        elif self._tracker.jobs or self._inbox:
-            self._needed.put(None)
+        if self.is_foreign():
+            return
+        with self._undisturbed():
+            self._inbox.append(action)
+            settlements = self._settlements
+            # Looked at again after each turn: what arrived too late for its holder to see must not lie there.
+            while self._inbox and self._turns.acquire(blocking=False):
+                try:
+                    if self._thread is not None:
+                        self._take_turn(None)
+                    else:
+                        while not self._take_turn(self._backend.wait(0)) and self._tracker.jobs:
+                            pass
+                finally:
+                    self._turns.release()
+            if self._polling.locked():
+                if self._settlements != settlements:
+                    self._backend.wake()  # perhaps it was what the waiting thread waits for
+            elif self._tracker.jobs or self._inbox:
+                self._needed.put(None)
+
+    def prepare(self, environment: Environment) -> None:
+        """Let a first worker start while its first task is being packed."""
+        if not self._prepared:
+            self._prepared = True
+            self.call(lambda: self._backend.prepare(environment))
 
     def later(self, action: Callable[[], object]) -> None:
         """Have something done by another thread: safe in finalizers, which may run in the middle of anything."""
-        self._inbox.append(action)
-        self._needed.put(None)
-        self._backend.wake()
+        if not self.is_foreign():
+            self._inbox.append(action)
+            self._needed.put(None)
+            self._backend.wake()
 
     def help(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
         """Wait for the backend in the caller's thread, unless somebody does, as long as it is of use.
 
         It saves the caller a switch of threads; afterwards the caller waits as if it had not helped.
         """
-        if self._thread is None or is_over() or not self._polling.acquire(blocking=False):
+        if self._thread is None or is_over() or self.is_foreign():
             return
+        mine = False
         try:
-            while not is_over() and self._tracker.jobs and not self._closed.is_set():
+            with self._undisturbed():
+                mine = self._polling.acquire(blocking=False)
+            while mine and not is_over() and self._tracker.jobs and not self._closed.is_set():
                 left = _FOREVER if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     break
                 self._poll(left)
         finally:
-            self._polling.release()
-            if self._tracker.jobs or self._inbox or self.closing:
-                self._needed.put(None)
+            if mine:
+                with self._undisturbed():
+                    self._polling.release()
+                    if self._tracker.jobs or self._inbox or self.closing:
+                        self._needed.put(None)
 
     def ask(self, question: Callable[[], T]) -> T:
         """Have something done in turn and wait for what it returns."""
@@ -122,6 +154,7 @@ class Engine:
             except Exception as error:
                 answer.set_exception(error)
 
+        self.check_own()
         self.call(reply)
         return answer.result()
 
@@ -131,6 +164,8 @@ class Engine:
 
     def close(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
         """Take no more; end when all is done, or with `cancel` when what runs is done, or with `kill` at once."""
+        if self.is_foreign():
+            return
         self.closing = True
         self.call(functools.partial(self._close, cancel, kill))
         self._needed.put(None)
@@ -166,25 +201,11 @@ class Engine:
         """Wait for the backend, and take a turn. Only the thread that holds `_polling`."""
         left = 0.0 if self._inbox else self._until - time.monotonic()
         waited = self._backend.wait(max(0.0, min(left, limit)))
-        with self._turns:
+        with self._undisturbed(), self._turns:
             self._take_turn(waited)
 
     def _take_turn(self, waited: object | None) -> bool:
-        """A turn that Ctrl-C does not cut in two: the main thread hears of it when the turn is over."""
         self._owner = threading.get_ident()
-        before = signal.getsignal(signal.SIGINT) if self._owner == threading.main_thread().ident else None
-        if not callable(before) or self._thread is None:
-            return self._guarded_turn(waited)
-        came: list[tuple[int, FrameType | None]] = []
-        signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
-        try:
-            return self._guarded_turn(waited)
-        finally:
-            signal.signal(signal.SIGINT, before)
-            if came:
-                before(*came[0])
-
-    def _guarded_turn(self, waited: object | None) -> bool:
         try:
             self._until = self._turn(waited)
         except BaseException as error:
@@ -275,6 +296,8 @@ class Engine:
         if not tasks.unsettled and not tasks.kept:
             self._blobs.release(tasks.held)
             tasks.held = ()
+        if isinstance(task.ending, Outcome) and not tasks.kept and future is None:  # nobody is left who could ask for it
+            self._discard(task.ending)
         tasks.watcher.settled(task)
         if future is not None and not future.done():
             if not future.running() and _is_cancelled(task.ending):
@@ -290,7 +313,7 @@ class Engine:
 
     def _discard(self, outcome: Outcome) -> None:
         """Delete what a late or superseded outcome has stored."""
-        if outcome.payload[:1] == b"\1":
+        if outcome.payload[:1] == b"\1" and not self.is_foreign():
             self._store.delete_many([ref.key for ref in refs_of(outcome.payload)])
 
     def _add(self, tasks: Tasks, new: list[Task]) -> None:
@@ -329,17 +352,38 @@ class Engine:
     def reopen(self, tasks: Tasks, again: list[Task]) -> None:
         """Run settled tasks once more. In turn."""
         for task in again:
-            task.future = None if task.future is None else self.future_of(task)
+            if isinstance(task.future, TaskFuture):
+                task.future.keep(task)
+                task.future = self.future_of(task)
         self._tracker.reopen(tasks, again)
 
     def cancel(self, tasks: Tasks, *, running: bool) -> None:
         """Cancel what of a job has not started, or with `running` what has not settled. In turn."""
+        if not running:
+            self._recall(tasks)
         unsettled = [task for task in tasks.all if task.ending is None]
         for task in unsettled:
             if self._tracker.cancel(task, running=running) is not None:
                 self._settled(task)
         if running and unsettled:
             self._backend.stop(tasks.job)
+
+    def withdraw(self, task: Task) -> bool:
+        """Cancel a task that was sent ahead and has not begun; whether that could still be done. In turn."""
+        self._recall(task.tasks)
+        if self._tracker.cancel(task, running=False) is None:
+            return False
+        self._settled(task)
+        return True
+
+    def _recall(self, tasks: Tasks) -> None:
+        """Make ready again what of a job was sent ahead and has not begun."""
+        for order in reversed(self._backend.recall(tasks.job)):
+            for sent in reversed(order.call.tasks):
+                future = tasks.all[sent.index].future
+                if isinstance(future, TaskFuture):
+                    future.set_pending()
+                self._tracker.lost(Lost(tasks.job, sent.index, sent.attempt, False, CancelledError()), 0.0)
 
     def forget(self, tasks: Tasks) -> None:
         """Nobody can ask for a job's arguments and endings any more. In turn."""
@@ -380,7 +424,9 @@ class Engine:
         with self._opening:
             ending = task.ending
             if isinstance(ending, Outcome):
-                opened = self._unpack(ending)
+                opened = task.ending = self._unpack(ending)
+                self._discard(ending)  # now, and not where Ctrl-C broke the unpacking off: it can be asked for again
+                return opened
             elif isinstance(ending, BaseException):
                 opened = Opened(None, ending)
             elif isinstance(ending, Opened):
@@ -407,8 +453,6 @@ class Engine:
                 f"raised here, while the result of task {outcome.task} of job {outcome.job} was unpacked"
             )
             return Opened(None, error)
-        finally:
-            self._discard(outcome)
 
     def _rebuild(self, outcome: Outcome) -> BaseException:
         return failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
@@ -442,6 +486,27 @@ def _finish(future: Future[Any], ending: Ending | None) -> None:
         future.set_result(None)
 
 
+class _Undisturbed:
+    """A stretch that Ctrl-C does not cut in two: the main thread hears of it when the stretch is over."""
+
+    __slots__ = ("_before", "_came")
+
+    def __enter__(self) -> None:
+        self._before: Callable[[int, FrameType | None], object] | None = None
+        self._came: list[tuple[int, FrameType | None]] = []
+        if threading.get_ident() == threading.main_thread().ident:
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):
+                self._before = before
+                signal.signal(signal.SIGINT, lambda *arguments: self._came.append(arguments))
+
+    def __exit__(self, *raised: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._came:
+                self._before(*self._came[0])
+
+
 class _Unopened(Exception):
     """Stands in a future for the error that its task's ending holds."""
 
@@ -469,6 +534,23 @@ class TaskFuture(Future[Any]):
         """The error, or None; waits for it."""
         self._wait(timeout)
         return self._engine.open(self._task).error
+
+    def cancel(self) -> bool:
+        """As the standard library's; what was sent to a worker but has not begun there can still be cancelled."""
+        if super().cancel():
+            return True
+        return self.running() and self._engine.ask(lambda: self._engine.withdraw(self._task))
+
+    def set_pending(self) -> None:
+        """Its task was sent ahead, has not begun and came back. In turn."""
+        with self._condition:
+            if self.running():
+                self._state = "PENDING"
+
+    def keep(self, task: Task) -> None:
+        """Stay with how the task has ended, for it is to run again and its next end is another future's."""
+        self._task = Task(task.tasks, task.index, task.heading, b"", (), task.queued)
+        self._task.state, self._task.ending = task.state, task.ending
 
     def _wait(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -138,6 +138,7 @@ class Executor(futures.Executor):
         """
         assembly = self._assembly
         assembly.check_open()
+        assembly.engine.prepare(self._environment(())[0])
         tasks = Tasks(
             self._new_job(), policy=self._options.policy, chunksize=1, pace=assembly.pace(fn), watcher=_NOBODY
         )
@@ -187,6 +188,7 @@ class Executor(futures.Executor):
             raise ValueError("buffersize must be None or > 0")
         assembly = self._assembly
         assembly.check_open()
+        assembly.engine.prepare(self._environment(())[0])
         deadline = None if timeout is None else time.monotonic() + timeout
         shelf = Shelf()
         tasks = Tasks(
@@ -240,16 +242,18 @@ class Executor(futures.Executor):
         units = function.modules + more + self._initializer.modules
         if units:
             units = tuple(dict.fromkeys(units))
-        environment, encoded = self._environments.get(units) or self._new_environment(units)
+        environment, encoded = self._environment(units)
         head = Head(job, function.data, encoded, options.policy.time_limit)
         return Heading(head, environment, head.encode())
 
-    def _new_environment(self, units: tuple[Unit, ...]) -> tuple[Environment, bytes]:
-        environment = Environment(self._options.memory, self._options.env, self._initializer.data, units)
-        if len(self._environments) > 100:  # modules that are edited again and again
-            self._environments.clear()
-        made = self._environments[units] = environment, environment.encode()
-        return made
+    def _environment(self, units: tuple[Unit, ...]) -> tuple[Environment, bytes]:
+        known = self._environments.get(units)
+        if known is None:
+            environment = Environment(self._options.memory, self._options.env, self._initializer.data, units)
+            if len(self._environments) > 100:  # modules that are edited again and again
+                self._environments.clear()
+            known = self._environments[units] = environment, environment.encode()
+        return known
 
 
 class _Feed:
@@ -343,7 +347,8 @@ _NO_HEADING = Heading(Head("", b"", b""), Environment(), b"")
 
 
 def _title(fn: object) -> str:
-    return f"the function {getattr(fn, '__qualname__', None) or repr(fn)}"
+    name = getattr(fn, "__qualname__", None)  # never its repr: that is the user's code, and may be long or fail
+    return f"the function {name}" if name else f"the callable {type(fn).__qualname__}"
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:

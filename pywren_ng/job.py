@@ -212,9 +212,8 @@ class Job(Generic[T]):
                 lambda: shelf.done >= len(tasks.all) or (shelf.failed > 0 and not return_exceptions), self._deadline
             )
             if shelf.failed and not return_exceptions:
-                raise next(
-                    error for error in self._errors().values() if not isinstance(error, CancelledError)
-                )
+                errors = list(self._errors().values())
+                raise next((error for error in errors if not isinstance(error, CancelledError)), errors[0])
         found = []
         for task in tasks.all:
             opened = self._engine.open(task)

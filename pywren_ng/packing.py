@@ -9,6 +9,7 @@ arguments ─► pickle ─────► packed, each task ──┴─► Hea
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
 from typing import Any
 
@@ -20,6 +21,7 @@ from pywren_runtime.stores import Store
 from pywren_runtime.wire import blob_key, module_key
 
 KNOWN = 1000  # functions whose pickles are remembered
+OVERLAP = 8 << 20  # bytes of a piece from which on it pays to hash and write at the same time
 SPARE = 1 << 30  # bytes of blobs that are kept though no task needs them: the next job may
 
 
@@ -94,6 +96,8 @@ class Packer:
         known = self._known.get(key)
         if known is None or self._units({key[1]}, [key[0]]) != known.modules:
             known = self.pack((fn, retry_on), name)
+            if known.held:  # each use must hold its blobs
+                return known
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[key] = known
@@ -137,7 +141,7 @@ class Blobs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._holds: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._spare: OrderedDict[str, int] = OrderedDict()
@@ -145,13 +149,22 @@ class Blobs:
 
     def put(self, data: memoryview) -> Ref:
         """Store a piece unless it lies there, and hold it once."""
-        digest = digest_of(data)
-        key = blob_key(digest)
-        if not self.hold(key):
+        if data.nbytes < OVERLAP or data.nbytes in self._sizes.values():  # perhaps it is there
+            digest = digest_of(data)
+            key = blob_key(digest)
+            if self.hold(key):
+                return Ref(key, data.nbytes, digest)
             self._store.put_new(key, data)
-            with self._lock:
-                self._sizes[key] = data.nbytes
-                self._holds[key] = self._holds.get(key, 0) + 1
+        else:
+            with ThreadPoolExecutor(1) as pool:  # hash and write at the same time
+                hashing = pool.submit(digest_of, data)
+                self._store.put_new(lambda: blob_key(hashing.result()), data)
+            digest = hashing.result()
+            key = blob_key(digest)
+        with self._lock:
+            self._sizes[key] = data.nbytes
+            self._holds[key] = self._holds.get(key, 0) + 1
+            self._spare_bytes -= self._spare.pop(key, 0)
         return Ref(key, data.nbytes, digest)
 
     def hold(self, key: str) -> bool:

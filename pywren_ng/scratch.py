@@ -28,6 +28,10 @@ class Scratch:
         os.mkdir(os.path.join(self.path, "store"))
         os.mkdir(os.path.join(self.path, "modules"))
 
+    def has_results(self) -> bool:
+        """Whether results of tasks lie in its store."""
+        return os.path.isdir(os.path.join(self.path, "store", "jobs"))
+
     def close(self) -> None:
         """Remove the folder and all that is in it."""
         _remove(self.path)

@@ -28,6 +28,10 @@ class Backend(Protocol):
     workers: int  # how many Calls can run at once
     threaded: bool  # whether the engine has a thread of its own; if not, tasks run in `collect`, in the thread that submits
 
+    def prepare(self, environment: Environment) -> None:
+        """Work for that environment is about to come: what takes long may begin."""
+        ...
+
     def room(self, environment: Environment, seconds: float | None) -> int:
         """How many Calls of that environment, whose tasks are known to take so long, it would take now."""
         ...
@@ -51,6 +55,10 @@ class Backend(Protocol):
 
     def wake(self) -> None:
         """Let `wait` return. Any thread may call it."""
+        ...
+
+    def recall(self, job: str) -> list[Order]:
+        """Take back what of that job was started but has not begun, in input order."""
         ...
 
     def stop(self, job: str) -> None:

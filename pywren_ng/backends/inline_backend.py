@@ -23,6 +23,9 @@ class InlineBackend:
         self._worker = Worker(store, root=root, take_output=bytes)
         self._orders: deque[Order] = deque()
 
+    def prepare(self, environment: Environment) -> None:
+        pass  # this thread is there
+
     def room(self, environment: Environment, seconds: float | None) -> int:
         return 0 if self._orders else 1
 
@@ -40,6 +43,11 @@ class InlineBackend:
 
     def wake(self) -> None:
         pass  # nobody else waits
+
+    def recall(self, job: str) -> list[Order]:
+        mine = [order for order in self._orders if order.heading.head.job == job]
+        self.stop(job)
+        return mine
 
     def stop(self, job: str) -> None:
         self._orders = deque(order for order in self._orders if order.heading.head.job != job)

@@ -50,6 +50,10 @@ class LocalBackend:
         self._refusal = ""  # why the last worker could not be started
         self._look = 0.0  # when to look at the boards next
 
+    def prepare(self, environment: Environment) -> None:
+        if not self._processes:
+            self._hire(environment)
+
     def room(self, environment: Environment, seconds: float | None) -> int:
         depth = depth_for(seconds)
         free = self.workers - len(self._processes)
@@ -112,15 +116,23 @@ class LocalBackend:
         with contextlib.suppress(BlockingIOError, OSError):  # full: it will wake; closed: nobody waits
             os.write(self._wake, b"!")
 
+    def recall(self, job: str) -> list[Order]:
+        recalled = []
+        for process in self._processes:
+            if process.doom is None and any(order.heading.head.job == job for order in process.sent.values()):
+                taken = process.take_back(len(process.sent))
+                others = [number for number, order in taken if order.heading.head.job != job]
+                process.allow(others, dict(taken))
+                recalled += [order for _, order in taken if order.heading.head.job == job]
+        return sorted(recalled, key=lambda order: order.call.tasks[0].index)
+
     def stop(self, job: str) -> None:
-        for process in list(self._processes):
-            orders = list(process.sent.values())
-            if orders and orders[0].heading.head.job == job:
+        self.recall(job)
+        for process in self._processes:
+            running = next(iter(process.sent.values()), None)
+            if running is not None and running.heading.head.job == job:
                 process.doom = process.doom or Doom(CancelledError, "it was cancelled")
                 process.kill()
-            elif any(order.heading.head.job == job for order in orders):
-                mine = process.take_back(len(orders))
-                process.allow([number for number, order in mine if order.heading.head.job != job], dict(mine))
 
     def close(self) -> None:
         for process in self._processes:

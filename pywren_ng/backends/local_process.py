@@ -105,14 +105,17 @@ class LocalProcess:
         crash = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         )  # what it prints before and after it is ours
-        given = (frames_in, tickets_in, outcomes_out, board)
+        # It reads what it prints by itself; what it had no time to read before it died is read here.
+        self._printed, printed_in = os.pipe()
+        os.set_blocking(self._printed, False)
+        given = (frames_in, tickets_in, outcomes_out, board, printed_in)
         try:
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pywren_runtime", *map(str, given)],
+                [sys.executable, "-P", "-m", "pywren_runtime", *map(str, (*given[:4], self._printed, printed_in))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=crash,
-                pass_fds=given,
+                pass_fds=(*given, self._printed),
                 env=_variables(surroundings, self.environment),
                 process_group=0,  # the terminal's Ctrl-C is not for it, and it dies with its children
             )
@@ -232,21 +235,25 @@ class LocalProcess:
         self._popen.kill()
 
     def reap(self) -> None:
-        """Wait for its end, which is near, and give back what it held here."""
+        """Wait for its end, which is near, note what it left, and give back what it held here."""
         self._popen.wait()
-        for fd in (self._frames, self._tickets_out, self._tickets_back, self.outcomes):
+        self._ran = self.board.running()
+        rest = b""
+        with contextlib.suppress(BlockingIOError):  # a process that it started may go on and print
+            rest = os.read(self._printed, CHUNK)
+        printed = (self.board.tail() if self._ran else b"") + rest
+        self._tail = printed.decode("utf-8", "replace").splitlines()[-10:]
+        with open(self._path, "rb") as file:
+            file.seek(link.Board.SIZE)
+            self._crash = file.read(8192).decode("utf-8", "replace").strip()
+        os.unlink(self._path)
+        self.board.close()
+        for fd in (self._frames, self._tickets_out, self._tickets_back, self.outcomes, self._printed):
             os.close(fd)
 
     def post_mortem(self) -> tuple[int, int, Doom]:
-        """Which task of which Call it ran when it died, and why it died."""
-        running = self.board.running()
-        with open(self._path, "rb") as file:
-            file.seek(link.Board.SIZE)
-            crash = file.read(8192).decode("utf-8", "replace").strip()
-        tail = self.board.tail().decode("utf-8", "replace").splitlines()[-10:]
-        self.board.close()
-        os.unlink(self._path)
-        number = position = 0
+        """Which task of which Call it ran when it died, and why it died. After `reap`."""
+        running, number, position = self._ran, 0, 0
         if running is not None:
             number, position = running.number, running.position
         elif (
@@ -254,12 +261,25 @@ class LocalProcess:
         ):  # it never got as far as a task: the first is charged, or it would be started forever
             number, position = next(iter(self.sent), 0), 0
         notes = []
-        if tail and running is not None:
-            notes.append("the worker printed last:\n" + "\n".join(f"  | {line}" for line in tail))
-        if crash:
-            notes.append(f"its last words:\n{crash}")
+        if self._tail:
+            notes.append("the worker printed last:\n" + "\n".join(f"  | {line}" for line in self._tail))
+        if self._crash:
+            notes.append(f"its last words:\n{self._crash}")
         doom = self.doom or _lost(self._popen.pid, self._popen.returncode, running is not None)
+        if self.doom is None and not self._began and running is None:
+            doom = _unstarted(self._popen.pid, self._popen.returncode, self.environment.memory)
         return number, position, replace(doom, notes=tuple(notes))
+
+
+def _unstarted(pid: int, code: int, memory: int | None) -> Doom:
+    from pywren_runtime.errors import WorkerLost
+
+    if memory is not None:
+        why = f"memory={memory} is perhaps too small for an interpreter and what it imports; try memory={max(256, 2 * memory)}"
+    else:
+        why = "perhaps its environment variables (env=, PYTHON…) or its Python installation are wrong"
+    how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return Doom(WorkerLost, f"the worker process {pid} {how} before it could run anything: {why}")
 
 
 def _lost(pid: int, code: int, running: bool) -> Doom:

@@ -1,4 +1,4 @@
-"""The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD` (descriptors).
+"""The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD READ PRINT`, descriptors all.
 
 It is started by the local backend and is of no use by hand. The first frame is its greeting: the signing key and
 where the store lies; they come by a pipe so that no other user can see them.
@@ -19,8 +19,8 @@ from pywren_runtime.worker import Worker
 
 
 def main() -> None:
-    frames, tickets, outcomes, board_fd = map(int, sys.argv[1:5])
-    for fd in (frames, tickets, outcomes, board_fd):
+    frames, tickets, outcomes, board_fd, *pipe = map(int, sys.argv[1:7])
+    for fd in (frames, tickets, outcomes, board_fd, *pipe):
         os.set_inheritable(fd, False)  # a child process of a task must not keep them open
     board = link.Board(board_fd)
     board.rest()
@@ -39,7 +39,7 @@ def main() -> None:
     key, fields = greeting[1][:32], json.loads(greeting[1][32:])
     faulthandler.enable(file=os.dup(2))  # the file that the backend reads after a crash
     limit_memory(fields["memory"])
-    capture = Capture(echo=board.echo, watch=die_with_parent)
+    capture = Capture(echo=board.echo, watch=die_with_parent, pipe=(pipe[0], pipe[1]))
     signer = Signer(key)
     current = [0, 0]
 

@@ -21,14 +21,18 @@ class Capture:
     """Keeps the tail of what each task prints. The thread also calls `watch` twice a second."""
 
     def __init__(
-        self, *, echo: Callable[[bytes], object], watch: Callable[[], object] = lambda: None
+        self,
+        *,
+        echo: Callable[[bytes], object],
+        watch: Callable[[], object] = lambda: None,
+        pipe: tuple[int, int] | None = None,  # one that somebody else can read too, after our death
     ) -> None:
         self._echo = echo
         self._watch = watch
         self._lock = threading.Lock()
         self._tail = bytearray()
         self._dropped = 0
-        self._read, write = os.pipe()
+        self._read, write = pipe or os.pipe()
         os.set_blocking(self._read, False)
         for fd in (1, 2):
             os.dup2(write, fd)

@@ -5,12 +5,14 @@ worker: error ── pack ──► RAISED: a pickle of (error, its traceback as
 client: rebuild ──► the error, with a RemoteTraceback as its cause and a note of what it did and printed
 """
 
+import copyreg
 import json
 import linecache
 import pickle
 import re
 import traceback
 from collections.abc import Callable
+from types import WrapperDescriptorType
 from typing import Any
 
 from pywren_runtime import errors
@@ -40,8 +42,6 @@ def pack_raised(
     error: BaseException, dumps: Callable[[object], bytes], loads: Callable[[bytes], object]
 ) -> bytes | None:
     """`error` with its notes, causes and traceback; None if it does not survive the journey, tried both ways here."""
-    from tblib import pickling_support
-
     text = text_of(error)
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -51,13 +51,34 @@ def pack_raised(
     for link in chain:
         link.__traceback__ = None
     try:
-        pickling_support.install(*chain)
+        _make_picklable(chain)
         packed = dumps((error, text))
         rebuilt = loads(packed)
     except Exception:
         return None
     same = isinstance(rebuilt, tuple) and type(rebuilt[0]).__qualname__ == type(error).__qualname__
     return packed if same else None
+
+
+def _make_picklable(chain: list[BaseException]) -> None:
+    """Let exceptions of these types be pickled with their notes and causes, whatever their `__init__` takes."""
+    from tblib import pickling_support
+
+    pickling_support.install(*chain)
+    for kind in list(copyreg.dispatch_table):
+        # tblib rebuilds without `__init__`; where that is Python's own, it keeps what lies in no `__dict__`
+        # (SystemExit.code, UnicodeDecodeError.reason, StopIteration.value), and `args` are what it takes.
+        if issubclass(kind, BaseException) and isinstance(kind.__init__, WrapperDescriptorType):
+            copyreg.pickle(kind, _reduced)  # type: ignore[arg-type]  # typeshed wants a shorter tuple
+
+
+def _reduced(error: BaseException) -> tuple[Any, ...]:
+    from tblib.pickling_support import unpickle_exception
+
+    rebuild, args, *more = error.__reduce__()
+    notes = getattr(error, "__notes__", None)
+    links = error.__cause__, error.__traceback__, error.__context__, error.__suppress_context__
+    return unpickle_exception, (rebuild, args, *links, notes), *more
 
 
 def pack_ours(name: str, message: str, text: str = "") -> bytes:

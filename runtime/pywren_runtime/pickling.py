@@ -13,7 +13,6 @@ import io
 import pickle
 import struct
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +43,8 @@ def digest_of(data: memoryview) -> bytes:
     if len(pieces) < 3:
         hashes = [hashlib.sha256(piece).digest() for piece in pieces]
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(4, len(pieces))) as pool:
             hashes = list(pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces))
     return hashlib.sha256(b"".join(hashes)).digest()

@@ -240,7 +240,7 @@ def nested(depth: int) -> list[Any]:
 UNPACKABLE: dict[str, Callable[[], Any]] = {
     "lock": threading.Lock,
     "generator": lambda: (n for n in range(3)),
-    "file": lambda: open(os.devnull),
+    "file": lambda: open(os.devnull, "w"),
     "socket": socket.socket,
     "thread": lambda: threading.Thread(target=print),
     "reduce raises ValueError": lambda: Stubborn(ValueError("no")),
@@ -1016,7 +1016,10 @@ def test_a_view_is_the_same_executor_with_other_options(ex: Executor) -> None:
     view = ex.options(env={"CONTRACT_MODE": "viewed"}, name="named")
     assert isinstance(view, Executor) and view is not ex
     assert view.store is ex.store
-    mode = functools.partial(os.environ.get, "CONTRACT_MODE")
+
+    def mode() -> str | None:
+        return os.environ.get("CONTRACT_MODE")
+
     assert view.submit(mode).result(PATIENCE) == "viewed"
     assert ex.submit(mode).result(PATIENCE) is None
     assert view.map(abs, [1]).id.startswith("named-")
@@ -1070,7 +1073,7 @@ def test_the_initializer_runs_once_in_each_worker_before_any_task(make: Callable
     ex = make(initializer=begin, initargs=(log, "yes"), max_workers=1)
     try:
         assert set(ex.map(lambda _: os.environ.get("CONTRACT_BEGUN"), range(6))) == {"yes"}
-        assert ex.submit(os.environ.get, "CONTRACT_BEGUN").result(PATIENCE) == "yes"
+        assert ex.submit(lambda: os.environ.get("CONTRACT_BEGUN")).result(PATIENCE) == "yes"
         assert Path(log).read_text().split() == ["yes"]
     finally:
         os.environ.pop("CONTRACT_BEGUN", None)

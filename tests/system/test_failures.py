@@ -173,7 +173,7 @@ def test_a_worker_that_dies_at_its_start_is_not_started_for_ever(executor: Execu
     broken = executor.options(retries=1, env={"PYTHONPATH": str(tmp_path)})
     errors = broken.map(abs, range(6)).results(return_exceptions=True)
     assert [type(error) for error in errors] == [WorkerLost] * 6
-    assert "exited with code 7 before it could run" in str(errors[0])
+    assert "exited with code 7 before it could run anything" in str(errors[0])
     assert "env=" in str(errors[0])
     assert 2 <= len(lines(started)) <= 6 * 2
     before = len(lines(started))

@@ -137,10 +137,12 @@ def test_any_moment_of_ctrl_c_leaves_the_executor_sound(tmp_path: Path) -> None:
             firing.start()
         except KeyboardInterrupt:
             pass
-        while interrupts < 300:
+        while interrupts < 200:
             try:
                 while True:
                     futures.append(ex.submit(pow, 2, len(futures)))
+                    if len(futures) % 10 == 0:
+                        futures[-1].result()
             except KeyboardInterrupt:
                 interrupts += 1
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -217,7 +219,9 @@ def test_ctrl_c_at_a_prompt(prompt: Prompt, lifeline: Lifeline) -> None:
     for line in JOB.splitlines():
         prompt.type(line + "\n")
         prompt.read_until(r"(>>>|\.\.\.) $")
-    prompt.type(f"job = ex.map(task, range(10), [{lifeline.path!r}] * 10); job.results()\n")
+    prompt.type(f"line = {lifeline.path!r}\n")
+    prompt.read_until(">>> $")
+    prompt.type("job = ex.map(task, range(10), [line] * 10); job.results()\n")
     lifeline.wait_for_holders(2)
     prompt.type("\x03")
     seen = prompt.read_until(r"KeyboardInterrupt\s+>>> $")  # usable again
@@ -228,7 +232,7 @@ def test_ctrl_c_at_a_prompt(prompt: Prompt, lifeline: Lifeline) -> None:
         ("[f.result() for f in kept]", "['0', '1', '2']"),
         ("sum(f.cancelled() for f in job.futures)", "8"),
         ("ex.submit(pow, 2, 10).result()", "1024"),
-        ("ex.submit(scene.hold, %r).result() > 0" % lifeline.path, "True"),
+        ("ex.submit(scene.hold, line).result() > 0", "True"),
     ):
         prompt.type(expression + "\n")
         assert prompt.read_until(">>> $").splitlines()[1] == expected

@@ -50,8 +50,11 @@ class Store(Protocol):
         """Put or replace. Atomic: a reader sees the whole old object or the whole new one."""
         ...
 
-    def put_new(self, key: str, data: Buffer) -> bool:
+    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
         """Put unless something lies there, and say whether this call did.
+
+        A store may ask a callable for the key after it has written the data: what names them by their content
+        can be worked out meanwhile.
 
         Of writers that race exactly one gets True, and what it wrote stays. A half-written object is never
         seen, nor does a writer that was killed keep the key from others.

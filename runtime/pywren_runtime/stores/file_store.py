@@ -57,12 +57,17 @@ class FileStore:
     def put(self, key: str, data: Buffer) -> None:
         self.put_stream(key, (data,))
 
-    def put_new(self, key: str, data: Buffer) -> bool:
-        path, data = self._path(key), flat(data)
-        if len(data) >= _LOOK_FIRST_FROM and os.path.isfile(path):
-            return False
-        partial, size = self._stage(key, (data,))
+    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
+        data = flat(data)
+        if isinstance(key, str):
+            path = self._path(key)
+            if len(data) >= _LOOK_FIRST_FROM and os.path.isfile(path):
+                return False
+        partial, size = self._stage(key if isinstance(key, str) else "a new object", (data,))
         try:
+            if not isinstance(key, str):
+                key = key()
+                path = self._path(key)
             self._settle(key, size, _link, partial, path)
             return True
         except FileExistsError as error:

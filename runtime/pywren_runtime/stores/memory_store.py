@@ -1,6 +1,6 @@
 """Objects in this process's memory: for tests, and for the backend that runs everything in one process."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -40,7 +40,8 @@ class MemoryStore:
         with self._lock:
             self._objects[key] = copy
 
-    def put_new(self, key: str, data: Buffer) -> bool:
+    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
+        key = key if isinstance(key, str) else key()
         check_key(key)
         copy = bytes(data)
         with self._lock:
