@@ -188,6 +188,7 @@ class Job(Generic[T]):
         if getattr(self, "_next", 0) and not self._shelf.over and not self._keeps:
             engine, tasks = self._engine, self._tasks
             engine.later(lambda: engine.cancel(tasks, running=False))
+        self._shelf.over = True
 
     @property
     def futures(self) -> list[Future[T]]:

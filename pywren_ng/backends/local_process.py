@@ -243,10 +243,11 @@ class LocalProcess:
             rest = os.read(self._printed, CHUNK)
         printed = (self.board.tail() if self._ran else b"") + rest
         self._tail = printed.decode("utf-8", "replace").splitlines()[-10:]
-        with open(self._path, "rb") as file:
+        self._crash = ""
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
             file.seek(link.Board.SIZE)
             self._crash = file.read(8192).decode("utf-8", "replace").strip()
-        os.unlink(self._path)
+            os.unlink(self._path)
         self.board.close()
         for fd in (self._frames, self._tickets_out, self._tickets_back, self.outcomes, self._printed):
             os.close(fd)

@@ -486,12 +486,11 @@ def test_what_iterating_has_handed_out_is_not_in_the_store(ex: Executor) -> None
 
 def test_a_job_that_nobody_holds_leaves_nothing_in_the_store(ex: Executor) -> None:
     job = ex.map(lambda n: np.full(20_000, n), range(4))
-    concurrent.futures.wait(ex.map(abs, [1]).futures, PATIENCE)
     next(job)
     prefix = f"jobs/{job.id}/"
     del job
     gc.collect()
-    until(lambda: list(ex.store.keys(prefix)) == [])
+    until(lambda: ex.submit(abs, 1).result(PATIENCE) == 1 and list(ex.store.keys(prefix)) == [])
 
 
 @pytest.mark.parametrize("ask", [lambda job: job.futures, lambda job: job.results()], ids=["futures", "results"])
