@@ -4,6 +4,7 @@ It ends in one of four ways: `close`, its last executor being collected, the int
 the next executor of this user removes what it left on disk.
 """
 
+import contextlib
 import importlib
 import itertools
 import os
@@ -38,15 +39,15 @@ class Assembly:
         self.name = f"{backend}-{os.urandom(4).hex()}"
         self._jobs = itertools.count(1)
         self._paces: dict[object, Pace] = {}
-        self.scratch = Scratch()
-        try:
+        with contextlib.ExitStack() as undo:
+            self.scratch = Scratch()
+            undo.callback(self.scratch.close)
             self.store: Store = self._open(store)
             self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
             made = make_backend(backend, self.store, self.scratch.path, max_workers)
-        except BaseException:
-            self.scratch.close()
-            raise
-        self.engine = Engine(made, self.store, self.packer.blobs)
+            undo.callback(made.close)
+            self.engine = Engine(made, self.store, self.packer.blobs)
+            undo.pop_all()
         self.bars = Bars(progress)
         self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.scratch)
 

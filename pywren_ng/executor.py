@@ -62,6 +62,10 @@ class Executor(futures.Executor):
         progress: bool | None = None,
         name: str | None = None,
     ) -> None:
+        if isinstance(backend, int):  # as ProcessPoolExecutor and ThreadPoolExecutor take it
+            raise ConfigError(
+                f"the first argument is the backend's name; for {backend} workers write max_workers={backend}"
+            )
         given = {
             "backend": backend,
             "store": store,
@@ -308,6 +312,8 @@ class _Feed:
             function = self._packed_function()
             arguments = packer.arguments(args, {}, self._memory)
         except PywrenError as error:
+            if error is not self._function:  # else it is every task's
+                error.add_note(f"task {index} of job {self._tasks.job}, before it was sent")
             return Task(self._tasks, index, _NO_HEADING, b"", (), now), error
         heading = self._headings.get(arguments.modules)
         if heading is None:

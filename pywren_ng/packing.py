@@ -49,7 +49,9 @@ class Packer:
         self._sent: set[str] = set()
         self._known: dict[tuple[Any, ...], Packed] = {}
 
-    def pack(self, obj: object, name: str, memory: Memory | None = None) -> Packed:
+    def pack(
+        self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False
+    ) -> Packed:
         """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
         names: set[str] = set()
         codes: list[CodeType] = []
@@ -83,7 +85,9 @@ class Packer:
             from pywren_runtime.diagnose import explain
 
             self.blobs.release(held)
-            raise PackingError(explain(obj, name, error)) from error
+            named = _arguments(*obj) if is_call else [(name, obj[0]), (f"what goes with {name}", obj[1])]
+            name, culprit = next(filter(_is_bad, named), (name, obj))
+            raise PackingError(explain(culprit, name, error)) from error
         return Packed(data, tuple(held), units)
 
     def function(self, fn: object, retry_on: tuple[type[BaseException], ...], name: str) -> Packed:
@@ -111,7 +115,7 @@ class Packer:
             data = dumps_plain((args, kwargs))
             if len(data) < BIG:
                 return Packed(data)
-        return self.pack((args, kwargs), "the arguments", memory)
+        return self.pack((args, kwargs), "the arguments", memory, is_call=True)
 
     def _units(self, names: set[str], codes: list[CodeType]) -> tuple[Unit, ...]:
         if self._modules is None:
@@ -122,6 +126,25 @@ class Packer:
                 self._store.put_new(module_key(unit.digest), self._modules.archive(unit))
                 self._sent.add(unit.digest)
         return units
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, object]]:
+    """What to call each argument."""
+    named = [(f"argument {place}", value) for place, value in enumerate(args)]
+    return named + [(f"argument {key!r}", value) for key, value in kwargs.items()]
+
+
+def _is_bad(named: tuple[str, object]) -> bool:
+    """Whether it cannot be pickled by itself."""
+    import io
+
+    import cloudpickle
+
+    try:
+        cloudpickle.Pickler(io.BytesIO(), protocol=5, buffer_callback=lambda buffer: None).dump(named[1])
+    except Exception:
+        return True
+    return False
 
 
 def _address(data: memoryview) -> tuple[int, int] | None:

@@ -80,7 +80,7 @@ class LocalProcess:
         }
         hello = surroundings.key + json.dumps(greeting).encode()
         self._unsent.append(link.CALL.pack(0, len(hello)) + hello)
-        self._tickets = [0]
+        self._tickets: list[int] = []
         self.flush()
 
     def _start(self, surroundings: Surroundings) -> None:

@@ -99,7 +99,10 @@ else:
         # BrokenProcessPool lives in a module that imports multiprocessing (40 ms): paid only once a worker was lost.
         if name != "WorkerLost":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from concurrent.futures.process import BrokenProcessPool
+        try:
+            from concurrent.futures.process import BrokenProcessPool
+        except RuntimeError:  # the interpreter ends, and that module cannot be imported any more
+            from concurrent.futures import BrokenExecutor as BrokenProcessPool
 
         lost = type(
             name,

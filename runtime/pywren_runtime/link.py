@@ -45,9 +45,12 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def calls(frames: int, tickets: int) -> Iterator[tuple[int, bytes]]:
-    """In a worker: the Calls that it may run, each with its number, until the backend goes away."""
-    buffer, at = b"", 0
-    while len(ticket := os.read(tickets, TICKET.size)) == TICKET.size:
+    """In a worker: the Calls that it may run, each with its number, until the backend goes away.
+
+    The first frame, its greeting, has number 0 and needs no ticket, for nobody else could use it.
+    """
+    buffer, at, ticket = b"", 0, TICKET.pack(0)
+    while len(ticket) == TICKET.size:
         (allowed,) = TICKET.unpack(ticket)
         while True:
             if len(buffer) - at < CALL.size:
@@ -66,6 +69,7 @@ def calls(frames: int, tickets: int) -> Iterator[tuple[int, bytes]]:
             if number == allowed:  # those before it were given to others
                 yield number, frame
                 break
+        ticket = os.read(tickets, TICKET.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,13 @@ def test_busy_threads_and_held_locks_of_the_parent_hang_no_worker() -> None:
     for thread in threads:
         thread.start()
     held.wait(PATIENCE)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)  # or this process would take seconds to get a word in
     try:
         with Executor("local", max_workers=4) as ex:
             assert ex.map(task, range(20)).results() == list(range(20))
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         for thread in threads:
             thread.join()
@@ -198,7 +201,7 @@ def alive(folder: str) -> int:
     count = 1
     for name in os.listdir(folder):
         if name == str(os.getpid()):
-            continue  # to open and close it again would not let go of the lock, but to try it would tell nothing
+            continue
         other = os.open(os.path.join(folder, name), os.O_RDWR)
         try:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import PATIENCE, Gate, Lifeline, hang, hold_with_child, lines, note, pass_gate, run, script, surroundings
+from scene import PATIENCE, Gate, Lifeline, hang, hold_with_child, lines, note, pass_gate, script, surroundings
+
+import pywren_runtime
 
 from pywren_ng import (
     ConfigError,
@@ -584,6 +586,30 @@ def test_an_idle_worker_takes_what_waits_behind_a_long_task(executor: Executor, 
     assert job.results() == ["long"] + ["short"] * 200
 
 
-def test_scripts_of_these_tests_run(tmp_path: Path) -> None:
-    ended = run(script(tmp_path, "import scene\nprint(scene.PATIENCE)"), tmp_path)
-    assert (ended.stdout, ended.stderr) == (f"{PATIENCE}\n", "")
+def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_works(
+    tmp_path: Path, gate: Gate
+) -> None:
+    started, go = tmp_path / "started", tmp_path / "go-and-start"
+    os.mkfifo(go)
+    code = f"""
+    import os
+    with open({str(started)!r}, "a") as file:
+        file.write("one\\n")
+    if os.path.exists({str(tmp_path / "slowly")!r}):
+        open({str(go)!r}).read()
+    """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(code))
+    paths = [str(tmp_path), os.path.dirname(os.path.dirname(pywren_runtime.__file__))]
+    with Executor("local", max_workers=2, retries=0, env={"PYTHONPATH": os.pathsep.join(paths)}) as ex:
+        for _ in range(30):
+            ex.submit(wait_if_told, None).result(timeout=PATIENCE)  # one worker, known to be quick
+        (tmp_path / "slowly").touch()
+        assert ex.map(wait_if_told, [None] * 100).results() == ["short"] * 100
+        assert len(lines(started)) == 2  # the second has not got any further yet
+        both = [ex.submit(wait_if_told, gate.paths) for _ in range(2)]
+        gate.wait_for_task()
+        go.write_text("")
+        gate.wait_for_task()
+        gate.let_go(2)
+        assert [future.result(timeout=PATIENCE) for future in both] == ["long"] * 2
+    assert len(lines(started)) == 2

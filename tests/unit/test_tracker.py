@@ -48,7 +48,7 @@ def make_tasks(job="j", retries=2, *, retry_on=(), chunksize=1):
 
 
 def heading(job="j"):
-    return Heading(Head(job, b"", Environment()), b"")
+    return Heading(Head(job, b"", b""), Environment(), b"")
 
 
 def grow(tasks, count, head):

@@ -27,8 +27,9 @@ ENVIRONMENTS = st.builds(
     initializer=st.binary(max_size=200),
     modules=st.lists(st.builds(Unit, TEXTS, DIGESTS), max_size=4).map(tuple),
 )
+LIMITS = st.none() | st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 HEADS = st.builds(
-    Head, NAMES, st.binary(max_size=300), ENVIRONMENTS, st.none() | st.floats(0, allow_nan=False, allow_infinity=False)
+    Head, NAMES, st.binary(max_size=300), ENVIRONMENTS.map(Environment.encode) | st.binary(max_size=50), LIMITS
 )
 OUTCOMES = st.builds(
     Outcome,
@@ -52,6 +53,16 @@ def test_a_call_arrives_as_it_was(call):
 @given(HEADS)
 def test_a_head_arrives_as_it_was(head):
     assert Head.decode(head.encode()) == head
+
+
+@given(ENVIRONMENTS)
+def test_an_environment_arrives_as_it_was(environment):
+    assert Environment.decode(environment.encode()) == environment
+
+
+@given(ENVIRONMENTS, ENVIRONMENTS)
+def test_environments_are_equal_where_their_bytes_are(one, other):
+    assert (one == other) == (one.encode() == other.encode())
 
 
 @given(OUTCOMES)
@@ -82,7 +93,7 @@ def test_stats_have_a_field_for_each_value():
 
 
 def test_a_worker_of_another_release_says_so(monkeypatch):
-    old = Head("j", b"f", Environment()).encode()
+    old = Head("j", b"f", Environment().encode()).encode()
     monkeypatch.setattr(wire, "VERSION", wire.VERSION + 1)
     with pytest.raises(SignatureError, match="different releases"):
         Head.decode(old)

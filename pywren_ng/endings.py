@@ -1,0 +1,69 @@
+"""How tasks ended, unpacked in the thread that asks, and what their outcomes stored, deleted once it is read."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+from pywren_ng.tracker import Cancelled, Forgotten, Opened, Task
+from pywren_runtime import blobs, failures
+from pywren_runtime.pickling import Bytes, Ref, loads, refs_of
+from pywren_runtime.stores import Store
+from pywren_runtime.wire import Outcome, Status
+
+
+class Endings:
+    """Opens the endings of one executor's tasks. Any thread may ask."""
+
+    def __init__(self, store: Store, is_foreign: Callable[[], bool]) -> None:
+        self._store = store
+        self._is_foreign = is_foreign
+        self._opening = threading.RLock()  # a stored result can be unpacked only once
+
+    def open(self, task: Task) -> Opened:
+        """A settled task's value or error, unpacked once."""
+        ending = task.ending
+        if isinstance(ending, Opened):
+            return ending
+        with self._opening:
+            ending = task.ending
+            if isinstance(ending, Outcome):
+                opened = task.ending = self._unpack(ending)
+                self.discard(ending)  # now, and not where Ctrl-C broke the unpacking off: it can be asked for again
+                return opened
+            elif isinstance(ending, BaseException):
+                opened = Opened(None, ending)
+            elif isinstance(ending, Opened):
+                return ending
+            elif isinstance(ending, Forgotten):
+                raise LookupError(
+                    f"the result of task {task.index} of job {task.tasks.job} was handed out by the iteration and is not kept; "
+                    "ask for futures or results() before iterating"
+                )
+            elif isinstance(ending, Cancelled):
+                opened = Opened(None, CancelledError())
+            else:
+                raise RuntimeError(f"task {task.index} of job {task.tasks.job} has not settled")
+            task.ending = opened
+        return opened
+
+    def _unpack(self, outcome: Outcome) -> Opened:
+        try:
+            if outcome.status <= Status.VALUE:
+                return Opened(loads(outcome.payload, self._fetch), None)
+            return Opened(None, self.rebuild(outcome))
+        except Exception as error:
+            error.add_note(
+                f"raised here, while the result of task {outcome.task} of job {outcome.job} was unpacked"
+            )
+            return Opened(None, error)
+
+    def rebuild(self, outcome: Outcome) -> BaseException:
+        return failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
+
+    def _fetch(self, ref: Ref) -> Bytes:
+        return blobs.fetch(self._store, ref)
+
+    def discard(self, outcome: Outcome) -> None:
+        """Delete what a late, superseded or unpacked outcome has stored."""
+        if outcome.payload[:1] == b"\1" and not self._is_foreign():
+            self._store.delete_many([ref.key for ref in refs_of(outcome.payload)])
