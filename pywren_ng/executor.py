@@ -8,7 +8,7 @@ submit, map ──► Packer ──► Engine ──► Backend ──► worker
 import functools
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -168,7 +168,7 @@ class Executor(futures.Executor):
         engine.ask(lambda: engine.settle(task, error))
         return future
 
-    def map(  # type: ignore[override]  # a Job is an iterator, and more
+    def map(  # a Job is an iterator, and more
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -276,8 +276,9 @@ class _Feed:
         self._fn = fn
         self._tasks = tasks
         self._input: Iterator[tuple[Any, ...]] | None = zip(*iterables, strict=False)
-        # A generator may change and yield one array again and again: only what is there as a whole is known by its place.
-        settled = all(isinstance(it, Collection | itertools.repeat) for it in iterables)
+        # A generator may change and yield one array again and again, and so may a data set's own kind of sequence:
+        # only what is there as a whole is known by its place.
+        settled = all(type(it) in _SETTLED for it in iterables)
         self._memory: Memory | None = {} if remembers and settled else None
         self._function: Packed | PywrenError | None = None
         self._headings: dict[tuple[Unit, ...], Heading] = {}
@@ -288,9 +289,12 @@ class _Feed:
             return False
         engine, tasks, step = self._executor._assembly.engine, self._tasks, 32
         wanted = itertools.islice(self._input, count) if count is not None else self._input
-        while batch := list(itertools.islice(wanted, step)):
+        while True:
             now, start = time.time(), len(tasks.all)
-            made = [self._pack(start + i, args, now) for i, args in enumerate(batch)]
+            # Each item is packed before the next is asked for, which may be the same object with other content.
+            made = [self._pack(start + i, args, now) for i, args in enumerate(itertools.islice(wanted, step))]
+            if not made:
+                break
             tasks.all.extend(task for task, _ in made)
             ready = [task for task, error in made if error is None]
             if ready:
@@ -299,7 +303,7 @@ class _Feed:
                 if error is not None:
                     engine.call(lambda task=task, error=error: engine.settle(task, error))  # type: ignore[misc]
             if count is not None:
-                count -= len(batch)
+                count -= len(made)
                 if count <= 0:
                     return True
             step = min(2 * step, 1024)
@@ -348,6 +352,7 @@ class _Nobody:
         pass
 
 
+_SETTLED = frozenset({list, tuple, set, frozenset, dict, range, type({}.values()), itertools.repeat})
 _NOBODY = _Nobody()
 _NO_HEADING = Heading(Head("", b"", b""), Environment(), b"")
 
@@ -358,7 +363,7 @@ def _title(fn: object) -> str:
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
-    sizes = [len(it) for it in iterables if hasattr(it, "__len__")]
+    sizes = [len(it) for it in iterables if isinstance(it, Sized)]
     return min(sizes) if len(sizes) == len(iterables) and sizes else None
 
 

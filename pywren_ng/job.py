@@ -1,12 +1,11 @@
 """What `map` returns: the results as an iterator, as futures, or all at once; what failed; what it cost."""
 
-import contextlib
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pywren_ng.engine import Engine
 from pywren_ng.progress import Counts
@@ -139,11 +138,15 @@ class Job(Generic[T]):
             self._shelf.over = True
             raise StopIteration
         task = self._tasks.all[self._next]
-        with self._stops_on_failure():
-            self._wait(lambda: task.ending is not None)
+        try:
+            if task.ending is None:
+                self._wait(lambda: task.ending is not None)
             opened = self._engine.open(task)
             if opened.error is not None:
                 raise opened.error
+        except BaseException as error:
+            self._stop(error)
+            raise
         self._next += 1
         if not self._keeps:
             task.ending = Forgotten()
@@ -160,18 +163,13 @@ class Job(Generic[T]):
         self._more(1)
         return len(self._tasks.all) >= wanted
 
-    @contextlib.contextmanager
-    def _stops_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._shelf.over = True
+    def _stop(self, error: BaseException) -> None:
+        """After a failure or Ctrl-C: the iteration is over, and what has not started is cancelled, or all."""
+        self._shelf.over = True
+        if isinstance(error, KeyboardInterrupt):
             self.cancel()
-            raise
-        except BaseException:
-            self._shelf.over = True
+        else:
             self._engine.ask(lambda: self._engine.cancel(self._tasks, running=False))
-            raise
 
     def __len__(self) -> int:
         if self._shelf.length is None:
@@ -208,14 +206,15 @@ class Job(Generic[T]):
         """
         self._keep()
         tasks, shelf = self._tasks, self._shelf
-        with self._stops_on_failure():
-            shelf.wait(
-                lambda: shelf.done >= len(tasks.all) or (shelf.failed > 0 and not return_exceptions), self._deadline
-            )
+        try:
+            self._wait(lambda: shelf.done >= len(tasks.all) or (shelf.failed > 0 and not return_exceptions))
             if shelf.failed and not return_exceptions:
                 errors = list(self._errors().values())
                 raise next((error for error in errors if not isinstance(error, CancelledError)), errors[0])
-        found = []
+        except BaseException as error:
+            self._stop(error)
+            raise
+        found: list[Any] = []
         for task in tasks.all:
             opened = self._engine.open(task)
             if opened.error is not None and not return_exceptions:
@@ -291,7 +290,7 @@ class Job(Generic[T]):
         import html
 
         known, done, failed = self.counts
-        rows = [("tasks", known), ("done", done), ("failed", failed), ("attempts", len(self.stats))]
+        rows: list[tuple[str, object]] = [("tasks", known), ("done", done), ("failed", failed), ("attempts", len(self.stats))]
         rows += [(f"{len(failures.tasks)} ×", str(failures.error)) for failures in self.errors()[:5]]
         cells = "".join(
             f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"

@@ -53,7 +53,7 @@ class Packer:
         self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False
     ) -> Packed:
         """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
-        names: set[str] = set()
+        names: set[str | None] = set()
         codes: list[CodeType] = []
         held: list[str] = []
 
@@ -76,8 +76,7 @@ class Packer:
 
         try:
             data = dumps(obj, store, pickler)
-            names.discard(None)  # what has no module of its own
-            units = self._units(names, codes)
+            units = self._units({name for name in names if name is not None}, codes)
         except PywrenError:
             self.blobs.release(held)
             raise

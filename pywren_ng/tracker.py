@@ -221,7 +221,8 @@ class Tracker:
         first = self.first()
         if first is None:
             return []
-        ready, taken, heading = first.tasks.ready, [], first.heading
+        ready, heading = first.tasks.ready, first.heading
+        taken: list[Task] = []
         while ready and len(taken) < most and ready[0].heading is heading:
             task = ready.popleft()
             task.state = State.OUT

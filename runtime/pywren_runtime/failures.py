@@ -13,7 +13,7 @@ import re
 import traceback
 from collections.abc import Callable
 from types import WrapperDescriptorType
-from typing import Any
+from typing import Any, cast
 
 from pywren_runtime import errors
 from pywren_runtime.wire import STATS, Outcome, Stats
@@ -69,13 +69,14 @@ def _make_picklable(chain: list[BaseException]) -> None:
         # tblib rebuilds without `__init__`; where that is Python's own, it keeps what lies in no `__dict__`
         # (SystemExit.code, UnicodeDecodeError.reason, StopIteration.value), and `args` are what it takes.
         if issubclass(kind, BaseException) and isinstance(kind.__init__, WrapperDescriptorType):
-            copyreg.pickle(kind, _reduced)  # type: ignore[arg-type]  # typeshed wants a shorter tuple
+            copyreg.pickle(kind, _reduced)
 
 
 def _reduced(error: BaseException) -> tuple[Any, ...]:
     from tblib.pickling_support import unpickle_exception
 
-    rebuild, args, *more = error.__reduce__()
+    reduced: Any = error.__reduce__()
+    rebuild, args, *more = reduced
     notes = getattr(error, "__notes__", None)
     links = error.__cause__, error.__traceback__, error.__context__, error.__suppress_context__
     return unpickle_exception, (rebuild, args, *links, notes), *more
@@ -106,7 +107,7 @@ def rebuild(outcome: Outcome, loads: Callable[[bytes], Any]) -> BaseException:
         error.__cause__ = remote
         error.__context__, error.__suppress_context__ = context[0], True
     error.add_note(note_of(outcome))
-    return error  # type: ignore[no-any-return]
+    return cast(BaseException, error)
 
 
 def _title(outcome: Outcome) -> str:

@@ -10,13 +10,14 @@ memory `fetch` returns, so a copy-on-write mapping makes an array that its task 
 
 import hashlib
 import io
+import mmap
 import pickle
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-Bytes = bytes | bytearray | memoryview
+Bytes = bytes | bytearray | memoryview | mmap.mmap
 
 BIG = 64 * 1024  # from here on a piece is stored apart
 INLINE = 1024 * 1024  # a stream longer than this does not ride along
@@ -132,7 +133,8 @@ def refs_of(packed: bytes) -> list[Ref]:
 
 def _parts(packed: bytes) -> tuple[int, list[bytes | Ref]]:
     stream, buffers = struct.unpack_from("<II", packed, 1)
-    at, parts = 9, []
+    at = 9
+    parts: list[bytes | Ref] = []
     for _ in range(stream + buffers):
         is_apart, size = struct.unpack_from("<BQ", packed, at)
         at += 9

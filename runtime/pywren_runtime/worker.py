@@ -178,7 +178,8 @@ class Worker:
             peak = self._meter.read()[1] / 1e6
             message = (
                 f"it needed more than its memory of {memory} MB ({peak:.0f} MB were resident at the peak, and the next "
-                f"allocation failed: {error}); give it more with options(memory={2 * memory}), or give it less to do at a time"
+                f"allocation failed{f': {error}' if str(error) else ''}); give it more with "
+                f"options(memory={2 * memory}), or give it less to do at a time"
             )
             return Status.FAILED, failures.pack_ours("TaskOutOfMemory", message, text)
         if isinstance(error, PywrenError) and phase:

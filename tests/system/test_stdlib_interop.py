@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import io
 import itertools
 import os
@@ -9,12 +10,12 @@ import queue
 import select
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
 from tqdm import tqdm
 
@@ -176,7 +177,10 @@ def test_an_event_loop_runs_in_it(executor: Executor) -> None:
 # -- dask and tqdm
 
 
-def test_dask_computes_on_it(executor: Executor) -> None:
+def test_dask_computes_on_it(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)  # dask only counts processors with it, and it needs /proc
+    import dask
+
     process = dask.delayed(os.getpid)
     squares = [dask.delayed(pow)(number, 2) for number in range(20)]
     total, here = dask.compute(dask.delayed(sum)(squares), process(), scheduler=executor)
@@ -315,3 +319,52 @@ executor.submit(Path("ran").write_text, "to the end")
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "ran").read_text() == "to the end"
+
+
+def test_the_interpreter_waits_for_retries_and_callbacks(tmp_path: Path) -> None:
+    # While it ends, some versions start no threads, and none imports all of concurrent.futures any more.
+    script = """
+import os
+from pathlib import Path
+from pywren_ng import Executor
+
+def die_once():
+    if not Path("died").exists():
+        Path("died").touch()
+        os.abort()
+    return "lived"
+
+executor = Executor("local", max_workers=1)
+executor.submit(die_once).add_done_callback(lambda future: print(future.result()))
+executor.submit(os.abort).add_done_callback(lambda future: print(type(future.exception()).__name__))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(ended.stdout.split()) == ["WorkerLost", "lived"]
+
+
+def test_shutdown_waits_for_callbacks_and_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    ended, step = threading.Event(), threading.Event()
+
+    def callback(future: concurrent.futures.Future[object]) -> None:
+        with contextlib.suppress(RuntimeError):
+            while True:  # until the shutdown has begun
+                made.submit(abs, -1)
+                step.wait(0.1)
+        step.wait(0.1)
+        ended.set()
+
+    made = Executor("local", max_workers=1)
+    made.submit(abs, -1).add_done_callback(callback)
+    made.shutdown(wait=True)
+    assert ended.is_set()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(RuntimeError, match="cannot schedule new futures"):
+        made.submit(abs, -1)

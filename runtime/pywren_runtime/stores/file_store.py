@@ -72,7 +72,7 @@ class FileStore:
             return True
         except FileExistsError as error:
             if os.path.isdir(path):  # the folder of other keys: nothing lies there, and nothing can
-                raise self._failure("write", error, key, size) from error
+                raise self._failure("write", error, str(key), size) from error
             return False
         finally:
             _remove(partial)
@@ -269,7 +269,8 @@ class FileStore:
         text = f"the store {self.url} could not {action}{what}{amount}: {error.strerror or error}"
         if error.errno in _NO_ROOM:
             return StoreFull(f"{text}. {_room(self._root, error.errno)}")
-        return StoreError(f"{text}. {_ADVICE.get(error.errno or 0, _ADVICE[0])}")
+        known = 0 if action == "be opened" and error.errno == errno.ENOENT else error.errno or 0
+        return StoreError(f"{text}. {_ADVICE.get(known, _ADVICE[0])}")
 
 
 def open_store(url: str) -> Store:
