@@ -18,7 +18,7 @@ from pywren_ng.backends import Backend, Event, Order
 from pywren_ng.endings import Endings
 from pywren_ng.futures import Callbacks, TaskFuture, finish, is_cancelled
 from pywren_ng.packing import Blobs
-from pywren_ng.tracker import Cancelled, Lost, Opened, State, Task, Tasks, Tracker, chunk
+from pywren_ng.tracker import Cancelled, Ending, Lost, Opened, State, Task, Tasks, Tracker, chunk
 from pywren_ng.turns import FOREVER, Turns
 from pywren_runtime.errors import InitializerError, PywrenError
 from pywren_runtime.stores import Store
@@ -124,8 +124,8 @@ class Engine(Turns):
         future = task.future
         if future is None or future.running() or future.set_running_or_notify_cancel():
             return True
-        self._tracker.settle(task, Cancelled())
-        self._settled(task)
+        ending = Cancelled()
+        self._settled(self._tracker.settle(task, ending), ending)
         return False
 
     def _handle(self, event: Event, now: float) -> None:
@@ -141,30 +141,31 @@ class Engine(Turns):
             tasks.watcher.outcome(event)
             settled = self._tracker.outcome(event, now)
         if settled is not None:
-            self._settled(settled)
+            self._settled(settled, event.error if isinstance(event, Lost) else event)
         elif isinstance(event, Outcome):
             self._endings.discard(event)
         if isinstance(event, Outcome) and event.status is Status.BROKEN and self.broken is None:
             error = self._endings.rebuild(event)
             self._break(error if isinstance(error, InitializerError) else InitializerError(str(error)), error)
 
-    def _settled(self, task: Task) -> None:
+    def _settled(self, task: Task, ending: Ending) -> None:
+        # `task.ending` itself may be opened and forgotten by now: who waits for it sees it before this is told.
         tasks, future = task.tasks, task.future
         self._changes += 1
-        done = isinstance(task.ending, Outcome) and task.ending.status <= Status.VALUE
+        done = isinstance(ending, Outcome) and ending.status <= Status.VALUE
         if done or not tasks.kept:
             self._release(task)
         if not tasks.unsettled and not tasks.kept:
             self._blobs.release(tasks.held)
             tasks.held = ()
-        if isinstance(task.ending, Outcome) and not tasks.kept and future is None:  # nobody is left who could ask for it
-            self._endings.discard(task.ending)
-        tasks.watcher.settled(task)
+        if isinstance(ending, Outcome) and not tasks.kept and future is None:  # nobody is left who could ask
+            self._endings.discard(ending)
+        tasks.watcher.settled(task, ending)
         if future is not None and not future.done():
-            if not future.running() and is_cancelled(task.ending):
+            if not future.running() and is_cancelled(ending):
                 future.cancel()
             if future.running() or future.set_running_or_notify_cancel():
-                finish(future, task.ending)
+                finish(future, ending)
 
     def _release(self, task: Task) -> None:
         task.arguments = b""
@@ -178,8 +179,7 @@ class Engine(Turns):
             tasks.unsettled += len(new)
             for task in new:
                 task.state = State.OUT
-                self._tracker.settle(task, error)
-                self._settled(task)
+                self._settled(self._tracker.settle(task, error), error)
         else:
             self._tracker.add(tasks, new)
 
@@ -187,8 +187,7 @@ class Engine(Turns):
         """Settle a task that never goes out, because it could not be packed. In turn."""
         task.tasks.unsettled += 1
         task.state = State.OUT
-        self._tracker.settle(task, error)
-        self._settled(task)
+        self._settled(self._tracker.settle(task, error), error)
 
     def adopt(self, task: Task) -> TaskFuture:
         """The future of a task, made now if it had none. In turn."""
@@ -220,7 +219,7 @@ class Engine(Turns):
         unsettled = [task for task in tasks.all if task.ending is None]
         for task in unsettled:
             if self._tracker.cancel(task, running=running) is not None:
-                self._settled(task)
+                self._settled(task, Cancelled())
         if running and unsettled:
             self._backend.stop(tasks.job)
 
@@ -229,7 +228,7 @@ class Engine(Turns):
         self._recall(task.tasks)
         if self._tracker.cancel(task, running=False) is None:
             return False
-        self._settled(task)
+        self._settled(task, Cancelled())
         return True
 
     def _recall(self, tasks: Tasks) -> None:
@@ -245,10 +244,11 @@ class Engine(Turns):
         """Nobody can ask for a job's arguments and endings any more. In turn."""
         tasks.kept = False
         for task in tasks.all:
-            if task.ending is not None:
+            ending = task.ending
+            if ending is not None:
                 self._release(task)
-                if isinstance(task.ending, Outcome) and task.future is None:
-                    self._endings.discard(task.ending)
+                if isinstance(ending, Outcome) and task.future is None:
+                    self._endings.discard(ending)
         if not tasks.unsettled:
             self._blobs.release(tasks.held)
             tasks.held = ()
@@ -267,5 +267,4 @@ class Engine(Turns):
         for tasks in list(self._tracker.jobs.values()):
             for task in tasks.all:
                 if task.ending is None:
-                    self._tracker.settle(task, error)
-                    self._settled(task)
+                    self._settled(self._tracker.settle(task, error), error)

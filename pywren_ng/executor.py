@@ -19,7 +19,7 @@ from pywren_ng import config
 from pywren_ng.assembly import Assembly
 from pywren_ng.job import Job, Shelf
 from pywren_ng.packing import Memory, Packed
-from pywren_ng.tracker import Heading, Lost, Policy, Task, Tasks
+from pywren_ng.tracker import Ending, Heading, Lost, Policy, Task, Tasks
 from pywren_runtime.errors import ConfigError, PywrenError
 from pywren_runtime.modules import Unit
 from pywren_runtime.wire import Environment, Head, Outcome
@@ -348,7 +348,7 @@ class _Nobody:
     def lost(self, lost: Lost) -> None:
         pass
 
-    def settled(self, task: Task) -> None:
+    def settled(self, task: Task, ending: Ending) -> None:
         pass
 
 

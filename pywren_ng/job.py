@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from pywren_ng.engine import Engine
 from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog, Failures, group
-from pywren_ng.tracker import Cancelled, Forgotten, Lost, Task, Tasks
+from pywren_ng.tracker import Ending, Cancelled, Forgotten, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
 
 T = TypeVar("T")
@@ -48,10 +48,9 @@ class Shelf:
             task = self.tasks.all[lost.task]
             self.attempts.note_lost(lost.task, task.round, lost.attempt, task.queued)
 
-    def settled(self, task: Task) -> None:
+    def settled(self, task: Task, ending: Ending) -> None:
         with self._changed:
             self.done += 1
-            ending = task.ending
             if not (isinstance(ending, Outcome) and ending.status <= Status.VALUE):
                 self.failed += 1
                 self.cancelled += isinstance(ending, Cancelled)

@@ -91,8 +91,8 @@ class Watcher(Protocol):
     def lost(self, lost: Lost) -> None:
         """An attempt was lost."""
 
-    def settled(self, task: "Task") -> None:
-        """A task has settled."""
+    def settled(self, task: "Task", ending: Ending) -> None:
+        """A task has settled, with this ending."""
 
 
 class Task:

@@ -89,20 +89,26 @@ def test_the_readme_has_snippets() -> None:
 
 
 def test_exactly_two_commands() -> None:
-    shell = [
-        block.body
-        for block in under("Two commands", (ROOT / "README.md").read_text())
-        if block.language == "sh"
-    ]
+    shell = [block.body for block in under("Two commands", (ROOT / "README.md").read_text()) if block.language == "sh"]
     commands = [line for line in "".join(shell).splitlines() if line.strip() and not line.startswith("#")]
     assert commands == ["pip install . && pywren-ng hello", "scripts/test"]
 
 
+def test_the_guarantees_tests_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (ROOT / "README.md").read_text())
+    assert named
+    for file, test in named:
+        assert re.search(rf"^(def {test}\(|class {test}\b|{test} = )", (ROOT / file).read_text(), re.MULTILINE), test
+
+
+def test_local_links_lead_somewhere() -> None:
+    for readme in READMES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme.read_text()):
+            assert (readme.parent / link).exists(), f"{readme}: {link}"
+
+
 def test_blocks_are_read_as_written() -> None:
-    text = (
-        "a\n```python\nprint(1)\n```\n\n```text\n1\n```\n"
-        + f"{NO_RUN}\n```python\nno()\n```\n```text\n2\n```\n"
-    )
+    text = "a\n```python\nprint(1)\n```\n\n```text\n1\n```\n" + f"{NO_RUN}\n```python\nno()\n```\n```text\n2\n```\n"
     assert [(block.body, expected) for block, expected in snippets(text)] == [("print(1)\n", "1\n")]
 
 

@@ -589,6 +589,9 @@ def test_an_idle_worker_takes_what_waits_behind_a_long_task(executor: Executor, 
 def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_works(
     tmp_path: Path, gate: Gate
 ) -> None:
+    def task(gate: tuple[str, str] | None) -> object:
+        return pass_gate(gate, "long") if gate else "short"
+
     started, go = tmp_path / "started", tmp_path / "go-and-start"
     os.mkfifo(go)
     code = f"""
@@ -602,11 +605,11 @@ def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_work
     paths = [str(tmp_path), os.path.dirname(os.path.dirname(pywren_runtime.__file__))]
     with Executor("local", max_workers=2, retries=0, env={"PYTHONPATH": os.pathsep.join(paths)}) as ex:
         for _ in range(30):
-            ex.submit(wait_if_told, None).result(timeout=PATIENCE)  # one worker, known to be quick
+            ex.submit(task, None).result(timeout=PATIENCE)  # one worker, known to be quick
         (tmp_path / "slowly").touch()
-        assert ex.map(wait_if_told, [None] * 100).results() == ["short"] * 100
+        assert ex.map(task, [None] * 100).results() == ["short"] * 100
         assert len(lines(started)) == 2  # the second has not got any further yet
-        both = [ex.submit(wait_if_told, gate.paths) for _ in range(2)]
+        both = [ex.submit(task, gate.paths) for _ in range(2)]
         gate.wait_for_task()
         go.write_text("")
         gate.wait_for_task()

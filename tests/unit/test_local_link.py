@@ -100,10 +100,10 @@ def test_frames_of_any_size_arrive_whole(pipes: Pipes, size: int) -> None:
     body = os.urandom(size)
 
     def send() -> None:
+        pipes.allow(1, 3)  # first: the frames do not fit into the pipe
         pipes.send(0, b"hello")
         for number in range(1, 4):
             pipes.send(number, body)
-        pipes.allow(1, 3)
         pipes.hang_up()
 
     sender = threading.Thread(target=send)

@@ -344,13 +344,6 @@ def test_temporaries_are_not_taken_for_each_other(ex):
     ]
 
 
-def test_blobs_in_a_store_of_the_users_go_with_the_executor(tmp_path):
-    with Executor("local", store=f"file://{tmp_path}/store", max_workers=1) as ex:
-        assert ex.submit(len, np.arange(40_000)).result(60) == 40_000
-        assert len(blobs_in(ex.store)) == 1
-    assert list(FileStore(f"{tmp_path}/store").keys()) == []
-
-
 def test_a_piece_that_somebody_changed_in_the_store_is_refused(tmp_path):
     with Executor("local", store=f"file://{tmp_path}/store", max_workers=1) as ex:
         array = np.arange(40_000)
