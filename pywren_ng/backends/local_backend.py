@@ -69,9 +69,11 @@ class LocalBackend:
         fitting = [process for process in self._processes if process.fits(environment)]
         loads = [(len(process.sent), index, process) for index, process in enumerate(fitting)]
         heapq.heapify(loads)
+        hiring = True
         for order in orders:
-            if not loads or loads[0][0] > 0:
+            if hiring and (not loads or loads[0][0] > 0):
                 fresh = self._hire(environment)
+                hiring = fresh is not None
                 if fresh is not None:
                     heapq.heappush(loads, (0, -len(loads), fresh))
             if not loads:

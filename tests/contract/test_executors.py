@@ -38,8 +38,7 @@ from pywren_ng import (
 )
 
 BACKENDS = sorted(
-    path.name.removesuffix("_backend.py")
-    for path in Path(pywren_ng.backends.__file__).parent.glob("*_backend.py")
+    path.name.removesuffix("_backend.py") for path in Path(pywren_ng.backends.__file__).parent.glob("*_backend.py")
 )
 PATIENCE = 60
 """Seconds after which a wait is given up; only a failing test ever waits so long."""
@@ -1062,7 +1061,9 @@ def test_a_time_limit_of_a_view_is_its_own(apart: Executor, gate: Gate) -> None:
 # -- Initializers
 
 
-def test_the_initializer_runs_once_in_each_worker_before_any_task(make: Callable[..., Executor], tmp_path: Path) -> None:
+def test_the_initializer_runs_once_in_each_worker_before_any_task(
+    make: Callable[..., Executor], tmp_path: Path
+) -> None:
     log = str(tmp_path / "log")
 
     def begin(path: str, word: str) -> None:

@@ -218,7 +218,8 @@ def test_a_file_beside_the_script(folder: Folder) -> None:
 
 def test_a_package_in_the_working_directory(folder: Folder) -> None:
     folder.write("project/__init__.py", "from .core import run")
-    folder.write("project/core.py", "from . import deep\nfrom .deep.end import END\ndef run(x): return x, END, deep.NAME")
+    core = "from . import deep\nfrom .deep.end import END\ndef run(x):\n return x, END, deep.NAME"
+    folder.write("project/core.py", core)
     folder.write("project/deep/__init__.py", "NAME = __name__")
     folder.write("project/deep/end.py", "END = 'end'")
     folder.write(
@@ -480,7 +481,7 @@ class Box:
         (lambda ex, it: ex.submit(print, [0, it]), "argument 0 cannot be pickled: its item 1 "),
         (lambda ex, it: ex.submit(print, end=it), "argument 'end'"),
         (lambda ex, it: ex.submit(lambda: it), "variable 'it'"),
-        (lambda ex, it: ex.map(lambda x, y=it: x, [1]).futures[0], "default 'y'"),
+        (lambda ex, it: ex.map(lambda x, y=it: x, [1]).futures[0], "default of argument 'y'"),
         (lambda ex, it: ex.submit(len, Box(a=Box(b=Box(c=it)))), "attribute 'a' → attribute 'b' → attribute 'c' "),
     ],
     ids=["argument", "keyword", "closure", "default", "attributes"],

@@ -318,7 +318,9 @@ class Batches(collections.abc.Sequence):
 
 
 @pytest.mark.parametrize("buffersize", [None, 2])
-@pytest.mark.parametrize("make", [refilled, Batches, lambda n: map(np.asarray, refilled(n))], ids=["generator", "sequence", "map"])
+@pytest.mark.parametrize(
+    "make", [refilled, Batches, lambda n: map(np.asarray, refilled(n))], ids=["generator", "sequence", "map"]
+)
 def test_an_input_that_refills_one_array_sends_what_it_yielded(ex, make, buffersize):
     assert list(ex.map(lambda a: float(a[-1]), make(40), buffersize=buffersize)) == [float(n) for n in range(40)]
 

@@ -60,7 +60,9 @@ def there_and_back(obj, pickler=cloudpickle.Pickler):
 
 
 SIZES = (
-    st.sampled_from([0, 1, BIG - 100, BIG - 1, BIG, BIG + 1, 2 * BIG]) | st.integers(BIG - 70, BIG + 70) | st.integers(0, 300)
+    st.sampled_from([0, 1, BIG - 100, BIG - 1, BIG, BIG + 1, 2 * BIG])
+    | st.integers(BIG - 70, BIG + 70)
+    | st.integers(0, 300)
 )
 
 
@@ -82,9 +84,9 @@ def leaves(draw):
 
 NESTED = st.recursive(
     leaves() | st.integers() | st.none(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
