@@ -47,3 +47,7 @@ def __getattr__(name: str) -> object:
     if name == "WorkerLost":  # made when it is first asked for: see `pywren_runtime.errors`
         return errors.WorkerLost
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

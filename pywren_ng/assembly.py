@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import itertools
 import os
+import re
 import sys
 import weakref
 
@@ -24,6 +25,7 @@ from pywren_runtime.stores.file_store import FileStore
 
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
 PACES = 1000
+_NO_KEY = re.compile(r"[^A-Za-z0-9._=-]+")
 
 
 class Assembly:
@@ -68,8 +70,9 @@ class Assembly:
         engine.check_own()
 
     def new_job(self, name: str | None) -> str:
-        """A name for a job that no other job has."""
-        return "-".join(filter(None, (name, self.name, str(next(self._jobs)))))
+        """A name for a job that no other job has, and that can be part of a key, whatever the user calls it."""
+        own = _NO_KEY.sub("-", name or "")[:60].strip("-.")
+        return "-".join(filter(None, (own, self.name, str(next(self._jobs)))))
 
     def pace(self, fn: object) -> Pace:
         """How long this function's tasks take, as far as its earlier jobs have shown."""

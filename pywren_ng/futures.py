@@ -36,6 +36,7 @@ class Keeper(Protocol):
 
 
 def is_cancelled(ending: Ending | None) -> bool:
+    """Whether a task ended by being cancelled."""
     return isinstance(ending, Cancelled) or (
         isinstance(ending, Opened) and isinstance(ending.error, CancelledError)
     )

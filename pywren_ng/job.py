@@ -63,7 +63,7 @@ class Shelf:
         """How far the job is."""
         tasks = self.tasks
         known, is_fed = len(tasks.all), len(tasks.all) == self.length
-        is_over = self.done >= known and (is_fed or self.over or not tasks.kept)
+        is_over = self.over or (self.done >= known and (is_fed or not tasks.kept))
         return Counts(
             total=self.length,
             done=self.done - self.cancelled,
@@ -135,6 +135,7 @@ class Job(Generic[T]):
             raise StopIteration
         if self._next >= len(self._tasks.all) and not self._fill(self._next + 1):
             self._shelf.over = True
+            self._watch(self._shelf)
             raise StopIteration
         task = self._tasks.all[self._next]
         try:
@@ -169,6 +170,7 @@ class Job(Generic[T]):
             self.cancel()
         else:
             self._engine.ask(lambda: self._engine.cancel(self._tasks, running=False))
+        self._watch(self._shelf)
 
     def __len__(self) -> int:
         if self._shelf.length is None:
@@ -185,7 +187,7 @@ class Job(Generic[T]):
         if getattr(self, "_next", 0) and not self._shelf.over and not self._keeps:
             engine, tasks = self._engine, self._tasks
             engine.later(lambda: engine.cancel(tasks, running=False))
-        self._shelf.over = True
+        self._shelf.over |= not self._keeps
 
     @property
     def futures(self) -> list[Future[T]]:
@@ -213,6 +215,7 @@ class Job(Generic[T]):
         except BaseException as error:
             self._stop(error)
             raise
+        self._watch(shelf)
         found: list[Any] = []
         for task in tasks.all:
             opened = self._engine.open(task)

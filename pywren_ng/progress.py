@@ -71,19 +71,27 @@ class Bars:
         self._is_drawing = False  # whether the thread has more to do
 
     def watch(self, title: str, watched: Watched) -> None:
-        """Show a job from now until it is over."""
+        """Show a job from now until it is over; if it is shown already, show how it is now.
+
+        Whoever has waited for a job says so here, so that its bar is at its end before the next line is printed.
+        """
         if not self._wanted or self._closed.is_set():
             return
-        now = time.monotonic()
-        bar = _Bar(title, watched, begun=now, before=watched.counts().done)
-        if not self._patience:
-            bar.draw(now)
         with self._lock:
-            self._shown.append(bar)
-            if not self._is_drawing:
-                self._is_drawing = True
-                self._thread = threading.Thread(target=self._run, name="pywren-progress", daemon=True)
-                self._thread.start()
+            bar = next((bar for bar in self._shown if bar.watched is watched), None)
+            counts = watched.counts()
+            if bar is None and not counts.is_over:
+                bar = _Bar(title, watched, begun=time.monotonic(), before=counts.done)
+                self._shown.append(bar)
+                self._begin()
+            if bar is not None:
+                self._look(bar)
+
+    def _begin(self) -> None:
+        if not self._is_drawing:
+            self._is_drawing = True
+            self._thread = threading.Thread(target=self._run, name="pywren-progress", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Bring every bar up to date for the last time, and end the thread."""
@@ -93,22 +101,22 @@ class Bars:
             thread.join()
 
     def _run(self) -> None:
-        while self._is_drawing:
+        while True:
             is_last = self._closed.wait(_INTERVAL)
             with self._lock:
-                shown = list(self._shown)
-            now = time.monotonic()
-            over = [bar for bar in shown if self._is_over(bar, now) or is_last]
-            for bar in over:
-                bar.close()
-            with self._lock:
-                self._shown = [bar for bar in self._shown if bar not in over]
+                for bar in list(self._shown):
+                    self._look(bar, is_last=is_last)
                 self._is_drawing = bool(self._shown)
+                if not self._is_drawing:
+                    return
 
-    def _is_over(self, bar: "_Bar", now: float) -> bool:
-        if bar.drawn is None and now < bar.begun + self._patience:
-            return bar.watched.counts().is_over
-        return bar.draw(now)
+    def _look(self, bar: "_Bar", *, is_last: bool = False) -> None:
+        counts, now = bar.watched.counts(), time.monotonic()
+        if bar.drawn is not None or now >= bar.begun + self._patience:
+            bar.draw(counts, now)
+        if counts.is_over or is_last:
+            bar.close()
+            self._shown.remove(bar)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,9 +129,8 @@ class _Bar:
     before: int  # tasks that were done then
     drawn: Any = None
 
-    def draw(self, now: float) -> bool:
-        """Bring the bar up to date. Whether its job is over."""
-        counts = self.watched.counts()
+    def draw(self, counts: Counts, now: float) -> None:
+        """Bring the bar up to date."""
         with contextlib.suppress(OSError, ValueError):  # stderr is gone: so be it
             if self.drawn is None and counts.total != 0:
                 self.drawn = _drawn(self.title, counts.total, self.before)
@@ -137,7 +144,6 @@ class _Bar:
                 }
                 self.drawn.set_postfix({name: n for name, n in trouble.items() if n}, refresh=False)
                 self.drawn.refresh()
-        return counts.is_over
 
     def close(self) -> None:
         """Leave the bar as it stands, and go to the next line."""

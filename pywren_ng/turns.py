@@ -24,6 +24,8 @@ from pywren_ng.backends import Backend
 
 T = TypeVar("T")
 FOREVER = 3600.0
+DOZE = 0.1  # seconds after a caller has waited for its own result
+GLANCE = 0.002
 
 
 class Turns:
@@ -40,6 +42,8 @@ class Turns:
         self._needed: queue.SimpleQueue[None] = queue.SimpleQueue()  # rings when somebody should
         self._until = 0.0  # when the next turn is due at the latest
         self._changes = 0  # of what somebody might wait for
+        self._helped = -DOZE  # when a caller last did
+        self._dozing = False  # whether the thread looks by itself
         self._owner = 0  # the thread whose turn it is
         # Not to be entered twice by one thread: a collected Job may call from anywhere. Tasks that run in a turn must.
         self._turns = threading.Lock() if backend.threaded else threading.RLock()
@@ -96,7 +100,7 @@ class Turns:
             if self._polling.locked():
                 if self._changes != changes:
                     self._backend.wake()  # perhaps it was what the waiting thread waits for
-            elif self._busy() or self._inbox:
+            elif not self._dozing and (self._busy() or self._inbox):
                 self._needed.put(None)
 
     def later(self, action: Callable[[], object]) -> None:
@@ -126,6 +130,7 @@ class Turns:
             if mine:
                 with self._undisturbed():
                     self._polling.release()
+                    self._helped = time.monotonic()
                     if self._busy() or self._inbox or self.closing:
                         self._needed.put(None)
 
@@ -145,7 +150,7 @@ class Turns:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            self._needed.get()
+            self._park()
             if not self._polling.acquire(blocking=False):
                 continue  # a caller waits for the backend, and will ring
             try:
@@ -158,6 +163,22 @@ class Turns:
                 self._polling.release()
             if self._busy() or self._inbox:
                 self._needed.put(None)
+
+    def _park(self) -> None:
+        """Until somebody should wait for the backend.
+
+        While callers wait for their own results, to be woken for each would cost them more than their task: for
+        that time the thread looks by itself, now and then. What came before it stops dozing it sees; what comes
+        after rings.
+        """
+        if time.monotonic() - self._helped < DOZE:
+            self._dozing = True
+            with contextlib.suppress(queue.Empty):
+                self._needed.get(timeout=GLANCE)
+            return
+        self._dozing = False
+        if self._polling.locked() or not (self._busy() or self._inbox):
+            self._needed.get()
 
     def _poll(self, limit: float) -> None:
         """Wait for the backend, and take a turn. Only the thread that holds `_polling`."""

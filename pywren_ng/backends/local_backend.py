@@ -192,17 +192,20 @@ class LocalBackend:
         return soonest
 
     def _steal(self, now: float) -> bool:
-        """Give an idle worker half of what waits behind a task that takes long. Whether any might be had soon."""
+        """Give an idle worker half of what waits behind a long task, or for a worker that is still starting.
+
+        Whether any might be had soon.
+        """
         idle = [process for process in self._processes if not process.sent and process.doom is None]
         if not idle:
             return False
-        behind = [process for process in self._processes if len(process.sent) > 1 and process.doom is None]
+        behind = [p for p in self._processes if p.doom is None and len(p.sent) + p.is_starting() > 1]
         for victim in sorted(behind, key=lambda process: -len(process.sent)):
             thief = next((process for process in idle if process.fits(victim.environment)), None)
             if thief is None or now - victim.begun() < PATIENCE:
                 continue
             idle.remove(thief)
-            for _, order in victim.take_back(len(victim.sent) // 2):
+            for _, order in victim.take_back((len(victim.sent) + victim.is_starting()) // 2):
                 self._number += 1
                 thief.send(self._number, order)
             self._flush(thief)

@@ -215,6 +215,10 @@ class LocalProcess:
         """How many tasks of a sent Call have brought their outcome."""
         return self._done if number == next(iter(self.sent), None) else 0
 
+    def is_starting(self) -> bool:
+        """Whether it has not run anything yet."""
+        return not self._began and self.board.running() is None
+
     def begun(self) -> float:
         """Since when the running task runs."""
         running = self.board.running()

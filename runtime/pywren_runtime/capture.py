@@ -94,43 +94,49 @@ def _unbuffered(fd: int) -> TextIO:
 class Meter:
     """Processor seconds and peak memory since `reset`, of this process and that stretch only.
 
-    Linux lets a process put its high-water mark back. Elsewhere a task that stays below an earlier one's
-    peak is reported with the size that the worker had at its start: a lower bound.
+    Linux lets a process put its high-water mark back. Elsewhere a task that stays below an earlier one's peak is
+    reported with the size that the worker had at its start: a lower bound. To read the mark takes as long as a
+    trivial task: one that was quick is reported with what was resident before it.
     """
 
-    def __init__(self) -> None:
-        import resource
+    QUICK = 0.001  # seconds
 
-        self._usage = resource.getrusage
-        self._scale = 1 if sys.platform == "darwin" else 1024
+    def __init__(self) -> None:
         try:
+            # Not from getrusage: there the mark begins with the size of the process that started this one.
             self._mark: int | None = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
             self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._mark = None
-        self._floor = self._before = self._usage(0).ru_maxrss * self._scale
-        self._cpu = 0.0
+        self._floor = self._resting = self._peak()
+        self._moved = False  # whether memory may have changed since it was last looked at
+        self._begun = self._cpu = 0.0
 
     def _peak(self) -> int:
-        peak = self._usage(0).ru_maxrss * self._scale
-        # The kernel's figure begins with the size of the process that started this one, and stays there until it
-        # is passed; below that, only the slower text knows.
-        if self._mark is not None and peak <= self._floor:
+        if self._mark is not None:
             status = os.pread(self._status, 4096, 0)
             at = status.index(b"VmHWM:") + 6
-            peak = int(status[at : status.index(b"kB", at)]) * 1024
-        return peak
+            return int(status[at : status.index(b"kB", at)]) * 1024
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def reset(self) -> None:
+        """From here on."""
         if self._mark is not None:
             os.write(self._mark, b"5")
-        else:
-            self._before = self._peak()
-        self._cpu = time.process_time()
+        if self._moved:
+            self._resting = self._peak()
+            self._moved = False
+        self._begun, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, int]:
+        """Processor seconds, and bytes resident at most."""
         cpu = time.process_time() - self._cpu
+        if time.perf_counter() - self._begun < self.QUICK:
+            return cpu, self._resting if self._mark is not None else self._floor
+        self._moved = True
         peak = self._peak()
-        if self._mark is None and peak == self._before:
+        if self._mark is None and peak == self._resting:
             peak = self._floor
         return cpu, peak

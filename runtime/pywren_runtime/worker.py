@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pywren_runtime import blobs, failures
+from pywren_runtime import blobs, failures, initializer
 from pywren_runtime.capture import Meter
 from pywren_runtime.errors import PywrenError, StoreError, StoreFull
 from pywren_runtime.modules import Installed, Unit
@@ -61,6 +61,7 @@ class Worker:
         self._environment: Environment
         self._function: tuple[Callable[..., Any], tuple[type[BaseException], ...]] | None = None
         self._initialized: bytes | None = None
+        self._made: dict[str, dict[str, object]] = {}  # the globals that the initializer set
         self._cold = True
 
     def run(self, call: Call) -> Iterator[Outcome]:
@@ -114,8 +115,7 @@ class Worker:
             self._modules.install(environment.modules, self._fetch_module, self._root)
         if environment.initializer and environment.initializer != self._initialized:
             try:
-                initializer, args = loads(environment.initializer, self._fetch)
-                initializer(*args)
+                self._made = initializer.run(*loads(environment.initializer, self._fetch))
             except BaseException as error:
                 raise _Broken from error
             self._initialized = environment.initializer
@@ -124,6 +124,7 @@ class Worker:
         if self._function is not None:
             return self._function
         loaded: tuple[Callable[..., Any], tuple[type[BaseException], ...]] = loads(head.function, self._fetch)
+        initializer.hand_on(self._made, loaded[0])
         if not refs_of(head.function):
             self._function = loaded
         return loaded

@@ -9,6 +9,7 @@ import itertools
 import os
 import pickle
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -554,8 +555,10 @@ def test_waiting_ends_with_a_timeout(make_apart: Callable[..., Executor], gate: 
     assert job.results() == [4]
 
 
-def test_a_timeout_counts_from_the_call_of_map(make_apart: Callable[..., Executor], gate: Gate) -> None:
-    job = make_apart().map(lambda n: n if n < 3 else pass_gate(gate, n), range(5), timeout=1)
+def test_what_is_done_is_handed_out_though_the_time_is_over(apart: Executor, gate: Gate) -> None:
+    job = apart.map(lambda n: n if n < 3 else pass_gate(gate, n), range(4), timeout=0.01)
+    concurrent.futures.wait(job.futures[:3], PATIENCE)
+    gate.wait_for(1)
     assert [next(job) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(TimeoutError):
         next(job)
@@ -774,7 +777,9 @@ def test_a_small_task_after_a_big_one_reports_small(backend: str) -> None:
         peaks = {row.task: row.peak / 1e6 for row in job.stats}
     assert len({row.worker for row in job.stats}) == 1
     assert peaks[1] > 300
-    assert peaks[0] < 100 and peaks[2] < 100
+    # Where the kernel cannot be asked to begin anew, a process begins with the peak of the one that started it.
+    begins = 0 if os.path.exists("/proc/self/clear_refs") else resource.getrusage(0).ru_maxrss / 1e3
+    assert max(peaks[0], peaks[2]) < max(100, begins + 50)
 
 
 @pytest.mark.parametrize("backend", APART)

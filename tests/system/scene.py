@@ -140,9 +140,7 @@ def surroundings(**more: str) -> dict[str, str]:
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        command, cwd=folder, env=surroundings(), capture_output=True, text=True, timeout=PATIENCE
-    )
+    return subprocess.run(command, cwd=folder, env=surroundings(), capture_output=True, text=True, timeout=PATIENCE)
 
 
 def launch(command: list[str], folder: Path) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from scene import PATIENCE, Gate, lines, note, until
 
-from pywren_ng import Executor
+from pywren_ng import Executor, Job
 from pywren_ng.backends.local_backend import usable_processors
 from pywren_ng.backends.local_process import THREADS
 
@@ -60,9 +60,7 @@ def test_busy_threads_and_held_locks_of_the_parent_hang_no_worker() -> None:
             thread.join()
 
 
-def test_workers_have_none_of_the_parents_modules(
-    executor: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_have_none_of_the_parents_modules(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "only_in_the_parent", types.ModuleType("only_in_the_parent"))
     code = "import sys; print(*sys.modules)"  # what this interpreter's site brings, before anybody asks
     fresh = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
@@ -140,9 +138,7 @@ def variables() -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 1000])
-def test_numerical_libraries_get_their_share_of_the_processors(
-    monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+def test_numerical_libraries_get_their_share_of_the_processors(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     for name in THREADS:
         monkeypatch.delenv(name, raising=False)
     with Executor("local", max_workers=workers) as ex:
@@ -250,10 +246,10 @@ def large(number: int) -> bytes:
 
 
 def test_results_that_nobody_reads_go_with_their_job(executor: Executor) -> None:
-    job = executor.map(large, range(10))
-    assert until(lambda: job.counts[1] == 10)
+    job: Job[bytes] | None = executor.map(large, range(10))
+    assert until(lambda: job is not None and job.counts[1] == 10)
     assert results_in(executor) == 10
-    del job
+    job = None
     gc.collect()
     assert until(lambda: results_in(executor) == 0)
 

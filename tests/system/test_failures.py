@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import PATIENCE, Gate, Lifeline, hang, hold_with_child, lines, note, pass_gate, script, surroundings
+from scene import PATIENCE, Gate, Lifeline, hang, hold_with_child, lines, note, pass_gate, script, surroundings, until
 
 import pywren_runtime
-
 from pywren_ng import (
     ConfigError,
     Executor,
@@ -127,9 +126,7 @@ def test_a_task_that_survives_its_retry_brings_its_result(executor: Executor, tm
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_only_the_task_that_ran_is_charged_for_a_death(
-    executor: Executor, tmp_path: Path, retries: int
-) -> None:
+def test_only_the_task_that_ran_is_charged_for_a_death(executor: Executor, tmp_path: Path, retries: int) -> None:
     def task(number: int) -> int:
         note(str(tmp_path / "ran"), number)
         if number % 5 == 2:
@@ -188,7 +185,7 @@ def test_a_wrong_environment_is_named_with_the_interpreters_last_words() -> None
         error = broken.submit(pow, 2, 3).exception(timeout=PATIENCE)
     assert isinstance(error, WorkerLost)
     assert "before it could run" in str(error)
-    assert "PYTHONHOME = '/nonexistent'" in "".join(error.__notes__)
+    assert "No module named 'encodings'" in "".join(error.__notes__)
 
 
 def test_memory_too_small_for_a_worker_is_named() -> None:
@@ -286,7 +283,9 @@ def test_the_peak_of_a_task_that_grew_is_told(executor: Executor) -> None:
     assert isinstance(error, TaskOutOfMemory)
     peak = re.search(r"\((\d+) MB", str(error))
     assert peak
-    assert 150 < int(peak[1]) < 320
+    # Where the kernel cannot be asked to begin anew, a process begins with the peak of the one that started it.
+    begins = 0 if os.path.exists("/proc/self/clear_refs") else resource.getrusage(0).ru_maxrss // 1000
+    assert 150 < int(peak[1]) < max(320, begins + 50)
 
 
 # -- The first failure
@@ -306,10 +305,10 @@ def test_the_first_failure_cancels_what_has_not_started(tmp_path: Path, gate: Ga
         job = single.map(task, range(500))
         with pytest.raises(KeyError, match="the first"):
             job.results()
-        gate.wait_for_task()
         gate.let_go(500)
-    assert lines(tmp_path / "ran") == ["0", "1"]
-    assert [future.cancelled() for future in job.futures] == [False] * 2 + [True] * 498
+    ran = lines(tmp_path / "ran")
+    assert ran in (["0"], ["0", "1"])  # perhaps the next had begun; it was at the gate then, and nobody behind it
+    assert [future.cancelled() for future in job.futures] == [str(number) not in ran for number in range(500)]
     assert [failures.tasks for failures in job.errors()] == [(0,)]
 
 
@@ -331,9 +330,8 @@ def test_iterating_stops_at_the_first_failure_too(tmp_path: Path, gate: Gate) ->
         with pytest.raises(KeyError, match="the third"):
             next(job)
         assert list(job) == []
-        gate.wait_for_task()
         gate.let_go(500)
-    assert lines(tmp_path / "ran") == ["0", "1", "2", "3"]
+    assert lines(tmp_path / "ran") in (["0", "1", "2"], ["0", "1", "2", "3"])
 
 
 # -- The store
@@ -586,9 +584,7 @@ def test_an_idle_worker_takes_what_waits_behind_a_long_task(executor: Executor, 
     assert job.results() == ["long"] + ["short"] * 200
 
 
-def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_works(
-    tmp_path: Path, gate: Gate
-) -> None:
+def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_works(tmp_path: Path, gate: Gate) -> None:
     def task(gate: tuple[str, str] | None) -> object:
         return pass_gate(gate, "long") if gate else "short"
 
@@ -608,7 +604,7 @@ def test_what_waits_for_a_worker_that_starts_slowly_is_taken_and_the_worker_work
             ex.submit(task, None).result(timeout=PATIENCE)  # one worker, known to be quick
         (tmp_path / "slowly").touch()
         assert ex.map(task, [None] * 100).results() == ["short"] * 100
-        assert len(lines(started)) == 2  # the second has not got any further yet
+        assert until(lambda: len(lines(started)) == 2)  # the second, which has not got any further yet
         both = [ex.submit(task, gate.paths) for _ in range(2)]
         gate.wait_for_task()
         go.write_text("")

@@ -177,13 +177,19 @@ def test_an_event_loop_runs_in_it(executor: Executor) -> None:
 # -- dask and tqdm
 
 
-def test_dask_computes_on_it(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psutil", None)  # dask only counts processors with it, and it needs /proc
+def test_dask_computes_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # dask counts processors with psutil, which needs /proc; here and in the workers it must do without.
+    (tmp_path / "psutil.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "psutil", raising=False)
+    paths = filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     import dask
 
     process = dask.delayed(os.getpid)
     squares = [dask.delayed(pow)(number, 2) for number in range(20)]
-    total, here = dask.compute(dask.delayed(sum)(squares), process(), scheduler=executor)
+    with Executor("local", max_workers=2) as executor:
+        total, here = dask.compute(dask.delayed(sum)(squares), process(), scheduler=executor)
     assert total == sum(number**2 for number in range(20))
     assert here != os.getpid()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pywren_ng import Executor
+from pywren_ng import Executor, Job
 from pywren_ng.progress import Bars, Counts
 
 
@@ -65,9 +65,7 @@ def read_until(screen: int, wanted: str) -> str:
 def start(source: str, where: Path, stderr: int) -> subprocess.Popen[str]:
     script = where / "script.py"
     script.write_text(source)
-    return subprocess.Popen(
-        [sys.executable, str(script)], cwd=where, stdout=subprocess.PIPE, stderr=stderr, text=True
-    )
+    return subprocess.Popen([sys.executable, str(script)], cwd=where, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 # ── what a bar shows ──
@@ -184,26 +182,51 @@ def test_failures_and_retries_are_counted(backend: str, capsys: pytest.CaptureFi
     def halve(x: int) -> float:
         return 1 / x
 
-    with Executor(
-        backend, max_workers=1, progress=True, name="halves", retries=1, retry_on=ZeroDivisionError
-    ) as ex:
+    with Executor(backend, max_workers=1, progress=True, name="halves", retries=1, retry_on=ZeroDivisionError) as ex:
         ex.map(halve, [1, 0, 2]).results(return_exceptions=True)
     shown = capsys.readouterr().err
     assert "halves" in shown and "3/3" in shown and "failed=1" in shown and "retried=1" in shown
     assert drawing() == []
 
 
-def test_what_is_run_again_has_a_bar_again(capsys: pytest.CaptureFixture[str]) -> None:
-    def halve(x: int) -> float:
-        return 1 / x
+@pytest.mark.parametrize("take", [lambda job: job.results(), list], ids=["results", "iteration"])
+def test_a_bar_is_at_its_end_before_the_next_line(
+    take: Callable[[Job[int]], list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Executor(max_workers=1, progress=True) as ex:
+        assert take(ex.map(abs, range(3))) == [0, 1, 2]
+        shown = capsys.readouterr().err
+        assert "3/3" in shown and shown.endswith("\n")
 
-    with Executor("inline", progress=True) as ex:
-        job = ex.map(halve, [1, 0, 2])
+
+def test_a_failure_ends_the_bar_before_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with Executor(max_workers=1, progress=True) as ex:
+        with pytest.raises(ZeroDivisionError):
+            ex.map(lambda x: 1 / x, [1, 0, 2]).results()
+        assert capsys.readouterr().err.endswith("\n")
+
+
+def test_what_is_run_again_has_a_bar_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The second time, the task ends when the test has seen that there is a bar."""
+    failed, seen = tmp_path / "failed", tmp_path / "seen"
+
+    def fail_once(x: int) -> int:
+        if not failed.exists():
+            failed.touch()
+            raise ValueError
+        while not seen.exists():
+            time.sleep(0.01)
+        return x
+
+    with Executor(max_workers=1, progress=True) as ex:
+        job = ex.map(fail_once, [1])
         job.results(return_exceptions=True)
-        until(lambda: not drawing())
-        assert capsys.readouterr().err.count("\n") == 1
+        assert "1/1" in capsys.readouterr().err
         job.retry_failed()
-    assert "3/3" in capsys.readouterr().err
+        assert "0/1" in capsys.readouterr().err
+        seen.touch()
+        assert job.results() == [1]
+        assert "1/1" in capsys.readouterr().err
 
 
 def test_a_cancelled_task_is_not_counted_as_done(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
