@@ -253,6 +253,10 @@ class Engine(Turns):
             self._blobs.release(tasks.held)
             tasks.held = ()
 
+    def drop(self, outcome: Outcome) -> None:
+        """Nobody can ask for this any more. Safe in finalizers."""
+        self.later(functools.partial(self._endings.discard, outcome))
+
     def _close(self, cancel: bool, kill: bool) -> None:
         self._backend.wake()
         if cancel or kill:

@@ -34,6 +34,9 @@ class Keeper(Protocol):
     def deliver(self, callback: Callable[[], object]) -> None:
         """Run a user's callback, where it holds up nobody."""
 
+    def drop(self, outcome: Outcome) -> None:
+        """Nobody can ask for this any more. Safe in finalizers."""
+
 
 def is_cancelled(ending: Ending | None) -> bool:
     """Whether a task ended by being cancelled."""
@@ -43,7 +46,7 @@ def is_cancelled(ending: Ending | None) -> bool:
 
 
 def finish(future: Future[Any], ending: Ending | None) -> None:
-    """Tell who waits that a task is over, and whether it failed: `wait` returns for that. What it is, is opened later."""
+    """Tell who waits that a task is over, and whether it failed, which `wait` asks; what it is, is opened later."""
     failed = isinstance(ending, BaseException | Cancelled) or (
         ending.status > Status.VALUE
         if isinstance(ending, Outcome)
@@ -99,6 +102,12 @@ class TaskFuture(Future[Any]):
         """Stay with how the task has ended, for it is to run again and its next end is another future's."""
         self._task = Task(task.tasks, task.index, task.heading, b"", (), task.queued)
         self._task.state, self._task.ending = task.state, task.ending
+
+    def __del__(self) -> None:
+        # Its task goes with it: what was not asked for would lie in the store as long as the executor lives.
+        ending = self._task.ending
+        if isinstance(ending, Outcome) and ending.payload[:1] == b"\1":
+            self._engine.drop(ending)
 
     def _wait(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout

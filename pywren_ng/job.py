@@ -272,7 +272,10 @@ class Job(Generic[T]):
 
     def logs(self, task: int) -> str:
         """What a task printed, its last 64 KiB."""
-        return self._shelf.logs.get(range(len(self._tasks.all))[task], b"").decode("utf-8", "replace")
+        known = len(self._tasks.all)
+        if not -known <= task < known:
+            raise IndexError(f"job {self.id} has {known} tasks, of which none is number {task}")
+        return self._shelf.logs.get(task % known, b"").decode("utf-8", "replace")
 
     @property
     def stats(self) -> AttemptLog:

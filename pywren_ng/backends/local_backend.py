@@ -144,7 +144,8 @@ class LocalBackend:
         self._processes.clear()
         self._selector.close()
         os.close(self._woken)
-        os.close(self._wake)
+        wake, self._wake = self._wake, -1  # its number may become another file's, into which nobody must write
+        os.close(wake)
 
     # what happens inside `wait`
 

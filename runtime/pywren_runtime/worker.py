@@ -62,6 +62,7 @@ class Worker:
         self._function: tuple[Callable[..., Any], tuple[type[BaseException], ...]] | None = None
         self._initialized: bytes | None = None
         self._made: dict[str, dict[str, object]] = {}  # the globals that the initializer set
+        self._arguments: object = None  # of the task that has just run
         self._cold = True
 
     def run(self, call: Call) -> Iterator[Outcome]:
@@ -78,6 +79,7 @@ class Worker:
             with _variables(env) if env else _NOTHING:
                 outcome = self._attempt(self._head, task)
             yield outcome
+            self._arguments = None  # to unmap large ones takes time, and the outcome is on its way
 
     def _attempt(self, head: Head, task: TaskCall) -> Outcome:
         self._meter.reset()
@@ -98,7 +100,7 @@ class Worker:
             marks.append(clock())
             phase = "packing its result"
             status, payload = self._pack_value(head.job, task, value)
-            del args, kwargs, value
+            self._arguments = args, kwargs
         except BaseException as error:
             status, payload = self._pack_error(head, task, error, phase)
         marks += [clock()] * (4 - len(marks))

@@ -493,6 +493,31 @@ def test_a_job_that_nobody_holds_leaves_nothing_in_the_store(ex: Executor) -> No
     until(lambda: ex.submit(abs, 1).result(PATIENCE) == 1 and list(ex.store.keys(prefix)) == [])
 
 
+def test_futures_that_nobody_holds_leave_nothing_in_the_store(ex: Executor) -> None:
+    prefix = f"jobs/{ex.map(abs, []).id.rpartition('-')[0]}"
+    futures = [ex.submit(np.zeros, 20_000) for _ in range(5)] + ex.map(np.zeros, [20_000] * 5).futures
+    concurrent.futures.wait(futures, PATIENCE)
+    assert len(list(ex.store.keys(prefix))) == 10
+    del futures
+    gc.collect()
+    until(lambda: ex.submit(abs, 1).result(PATIENCE) == 1 and list(ex.store.keys(prefix)) == [])
+
+
+def test_what_is_dropped_after_the_end_touches_no_file_of_the_users(
+    make: Callable[..., Executor], tmp_path: Path
+) -> None:
+    ex = make()
+    job = ex.map(lambda n: np.zeros(20_000), range(2))
+    future = ex.submit(np.zeros, 20_000)
+    ex.shutdown()
+    files = [open(tmp_path / str(n), "wb") for n in range(50)]  # they take over the descriptors that the end set free
+    del job, future
+    gc.collect()
+    for file in files:
+        file.close()
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_size] == []
+
+
 @pytest.mark.parametrize("ask", [lambda job: job.futures, lambda job: job.results()], ids=["futures", "results"])
 def test_what_was_asked_for_before_iterating_is_kept(ex: Executor, ask: Callable[[Any], Any]) -> None:
     job = ex.map(lambda n: [n], range(5))

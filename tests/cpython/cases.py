@@ -59,9 +59,7 @@ class Adapted:
         stand_in = functools.partial(self.subject.make)
         for patch in (
             mock.patch.object(concurrent.futures, "ProcessPoolExecutor", stand_in),
-            mock.patch.object(
-                shutdown, "assert_python_ok", rewriting(shutdown.assert_python_ok, self.subject)
-            ),
+            mock.patch.object(shutdown, "assert_python_ok", rewriting(shutdown.assert_python_ok, self.subject)),
         ):
             patch.start()
             self.addCleanup(patch.stop)
