@@ -31,9 +31,7 @@ _NO_KEY = re.compile(r"[^A-Za-z0-9._=-]+")
 class Assembly:
     """What the views of one executor share."""
 
-    def __init__(
-        self, backend: str, *, store: str | None, max_workers: int | None, progress: bool | None
-    ) -> None:
+    def __init__(self, backend: str, *, store: str | None, max_workers: int | None, progress: bool | None) -> None:
         depth = int(os.environ.get(DEPTH, "0"))
         if backend == "local" and depth:
             # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
@@ -136,8 +134,6 @@ def _unknown(name: str) -> ConfigError:
     from importlib.metadata import entry_points
 
     folder = os.path.join(os.path.dirname(__file__), "backends")
-    known = sorted(
-        file.removesuffix("_backend.py") for file in os.listdir(folder) if file.endswith("_backend.py")
-    )
+    known = sorted(file.removesuffix("_backend.py") for file in os.listdir(folder) if file.endswith("_backend.py"))
     known += [point.name for point in entry_points(group="pywren_ng.backends")]
     return ConfigError(f"there is no backend {name!r}; there are: {', '.join(known)}")

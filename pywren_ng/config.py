@@ -126,8 +126,7 @@ def _checked(kind: _Kind, key: str, value: object, written: str, *, from_text: b
         return kind.check(kind.parse(str(value)) if from_text else value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(
-            f"{written} cannot be used: {key} must be {kind.accepts}."
-            " Correct it, or take it out for the default."
+            f"{written} cannot be used: {key} must be {kind.accepts}. Correct it, or take it out for the default."
         ) from None
 
 

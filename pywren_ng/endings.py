@@ -36,8 +36,8 @@ class Endings:
                 return ending
             elif isinstance(ending, Forgotten):
                 raise LookupError(
-                    f"the result of task {task.index} of job {task.tasks.job} was handed out by the iteration and is not kept; "
-                    "ask for futures or results() before iterating"
+                    f"the result of task {task.index} of job {task.tasks.job} was handed out by the iteration and is "
+                    "gone; ask for futures or results() before iterating"
                 )
             elif isinstance(ending, Cancelled):
                 opened = Opened(None, CancelledError())
@@ -52,9 +52,7 @@ class Endings:
                 return Opened(loads(outcome.payload, self._fetch), None)
             return Opened(None, self.rebuild(outcome))
         except Exception as error:
-            error.add_note(
-                f"raised here, while the result of task {outcome.task} of job {outcome.job} was unpacked"
-            )
+            error.add_note(f"raised here, while the result of task {outcome.task} of job {outcome.job} was unpacked")
             return Opened(None, error)
 
     def rebuild(self, outcome: Outcome) -> BaseException:

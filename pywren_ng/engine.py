@@ -109,9 +109,7 @@ class Engine(Turns):
             while len(orders) < room and first is not None and first.heading.environment == environment:
                 taken = [task for task in tracker.take(chunk(first.tasks, self.workers)) if self._goes(task)]
                 if taken:
-                    calls = tuple(
-                        TaskCall(task.index, task.round, task.attempt, task.arguments) for task in taken
-                    )
+                    calls = tuple(TaskCall(task.index, task.round, task.attempt, task.arguments) for task in taken)
                     orders.append(Order(Call(taken[0].heading.encoded, calls), taken[0].heading))
                 first = tracker.first()
             if orders:
@@ -196,11 +194,7 @@ class Engine(Turns):
         future = task.future = self.future_of(task)
         if task.state is State.SETTLED and is_cancelled(task.ending):
             future.cancel()
-        if (
-            task.state is not State.READY
-            and future.set_running_or_notify_cancel()
-            and task.state is State.SETTLED
-        ):
+        if task.state is not State.READY and future.set_running_or_notify_cancel() and task.state is State.SETTLED:
             finish(future, task.ending)
         return future
 

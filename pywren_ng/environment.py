@@ -11,7 +11,6 @@ not local costs one look into a set; what is local is looked at on every call, s
 with the next job.
 """
 
-import ast
 import hashlib
 import importlib
 import importlib.machinery
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import CodeType
 
+from pywren_ng.imports import imported_by_code, imported_by_source
 from pywren_runtime.errors import ModulesError
 from pywren_runtime.modules import Unit
 
@@ -53,8 +53,7 @@ class LocalModules:
         """The local modules behind these names and these functions' imports, with all that those import.
 
         `modules` are full names that a pickle refers to, `codes` the code of functions that it holds by
-        value. Files are compared with what was read last and read again if they changed. Raises ModulesError
-        for a package that is too large or whose files are gone.
+        value. Files are read again if they changed. ModulesError: too large a package, or its files are gone.
         """
         foreign = self._places.foreign()
         names = [name for name in modules if name not in foreign]
@@ -79,7 +78,7 @@ class LocalModules:
     def _remember(self, code: CodeType) -> frozenset[str]:
         if len(self._codes) >= _CODES:
             self._codes.clear()
-        names = _imported_by_code(code)
+        names = imported_by_code(code)
         self._codes[id(code)] = (code, names)  # holding the code keeps its id from being given to another
         return names
 
@@ -241,9 +240,6 @@ def _find_spec(top: str) -> importlib.machinery.ModuleSpec | None:
         return None  # blocked by None in sys.modules, or a finder of someone's own
 
 
-# ── the sources as one archive ──────────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class _Leaf:
     """One file as it was when last looked at; equal leaves have equal content, unless they are very young."""
@@ -282,7 +278,7 @@ def _bundle(place: _Place, old: _Bundle | None, now: int) -> _Bundle:
     known = {} if old is None else old.imported
     doubtful = () if old is None else dict(old.young)
     imported = {
-        leaf: known[leaf] if leaf in known and leaf not in doubtful else _imported_by_source(content)
+        leaf: known[leaf] if leaf in known and leaf not in doubtful else imported_by_source(content)
         for leaf, content in contents.items()
         if leaf.path.endswith(".py")
     }
@@ -400,46 +396,3 @@ def _too_large(place: _Place) -> ModulesError:
         f"{_LARGEST >> 20} MiB); the biggest file is {biggest} with {sizes[biggest] / 2**20:,.1f} MiB. Move "
         "data out of the package and pass it as an argument, do not import the package there, or install it"
     )
-
-
-# ── what code imports ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def _imported_by_code(code: CodeType) -> frozenset[str]:
-    """The top-level modules that a function's import statements name, in its nested functions too."""
-    import dis
-
-    names: set[str] = set()
-    level: object = None
-    last: object = None
-    for step in dis.get_instructions(code):
-        if step.opname == "IMPORT_NAME":
-            # The level was pushed before the list of names. A relative import means the script's own package.
-            name = getattr(sys.modules.get("__main__"), "__package__", None) if level else step.argval
-            names.add(str(name or "").partition(".")[0])
-        elif step.opname != "EXTENDED_ARG":
-            level, last = last, step.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _imported_by_code(constant)
-    return frozenset(names - {""})
-
-
-def _imported_by_source(source: bytes) -> frozenset[str]:
-    """The top-level modules that a file names in imports, anywhere in it; none if Python cannot parse it."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return frozenset()  # it travels all the same, and fails there as it would here
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
-            names.add(node.module.partition(".")[0])
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function, target = node.func, node.args[0].value
-            called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
-            if called in ("import_module", "__import__") and isinstance(target, str):
-                names.add(target.partition(".")[0])
-    return frozenset(names - {""})

@@ -40,9 +40,7 @@ class Keeper(Protocol):
 
 def is_cancelled(ending: Ending | None) -> bool:
     """Whether a task ended by being cancelled."""
-    return isinstance(ending, Cancelled) or (
-        isinstance(ending, Opened) and isinstance(ending.error, CancelledError)
-    )
+    return isinstance(ending, Cancelled) or (isinstance(ending, Opened) and isinstance(ending.error, CancelledError))
 
 
 def finish(future: Future[Any], ending: Ending | None) -> None:
@@ -120,13 +118,7 @@ class TaskFuture(Future[Any]):
 
     def __repr__(self) -> str:
         state = (
-            "cancelled"
-            if self.cancelled()
-            else "done"
-            if self.done()
-            else "running"
-            if self.running()
-            else "pending"
+            "cancelled" if self.cancelled() else "done" if self.done() else "running" if self.running() else "pending"
         )
         return f"<TaskFuture of task {self._task.index} of job {self._task.tasks.job}: {state}>"
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from pywren_ng.engine import Engine
 from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog, Failures, group
-from pywren_ng.tracker import Ending, Cancelled, Forgotten, Lost, Task, Tasks
+from pywren_ng.tracker import Cancelled, Ending, Forgotten, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
 
 T = TypeVar("T")
@@ -111,9 +111,7 @@ class Job(Generic[T]):
         self._engine = engine
         self._tasks = tasks
         self._shelf = shelf
-        self._more = (
-            more  # packs that many further tasks (all if None); whether there may be more after these
-        )
+        self._more = more  # packs that many further tasks (all if None); whether there may be more after these
         self._watch = watch
         self._deadline = deadline
         self._next = 0
@@ -174,9 +172,7 @@ class Job(Generic[T]):
 
     def __len__(self) -> int:
         if self._shelf.length is None:
-            raise TypeError(
-                "the length of this map is not known: its input has none and is read as results are taken"
-            )
+            raise TypeError("the length of this map is not known: its input has none and is read as results are taken")
         return self._shelf.length
 
     def __length_hint__(self) -> int:
@@ -244,9 +240,7 @@ class Job(Generic[T]):
 
     def errors(self) -> list[Failures]:
         """What has failed so far, grouped by cause; cancelled tasks are not among them."""
-        return group(
-            {i: error for i, error in self._errors().items() if not isinstance(error, CancelledError)}
-        )
+        return group({i: error for i, error in self._errors().items() if not isinstance(error, CancelledError)})
 
     def retry_failed(self) -> "Job[T]":
         """Run the failed and the cancelled tasks again, in this job, which is returned.
@@ -295,11 +289,15 @@ class Job(Generic[T]):
         import html
 
         known, done, failed = self.counts
-        rows: list[tuple[str, object]] = [("tasks", known), ("done", done), ("failed", failed), ("attempts", len(self.stats))]
+        rows: list[tuple[str, object]] = [
+            ("tasks", known),
+            ("done", done),
+            ("failed", failed),
+            ("attempts", len(self.stats)),
+        ]
         rows += [(f"{len(failures.tasks)} ×", str(failures.error)) for failures in self.errors()[:5]]
         cells = "".join(
-            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
-            for name, value in rows
+            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows
         )
         return f"<table><caption>Job {html.escape(self.id)}</caption>{cells}</table>"
 

@@ -49,9 +49,7 @@ class Packer:
         self._sent: set[str] = set()
         self._known: dict[tuple[Any, ...], Packed] = {}
 
-    def pack(
-        self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False
-    ) -> Packed:
+    def pack(self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False) -> Packed:
         """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
         names: set[str | None] = set()
         codes: list[CodeType] = []
@@ -106,9 +104,7 @@ class Packer:
             self._known[key] = known
         return known
 
-    def arguments(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None
-    ) -> Packed:
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None) -> Packed:
         """Pack one task's arguments; numbers and short text take a shorter way."""
         if not kwargs and all(type(arg) in ATOMS for arg in args):
             data = dumps_plain((args, kwargs))

@@ -232,7 +232,7 @@ class Tracker:
         return taken
 
     def outcome(self, outcome: Outcome, now: float) -> Task | None:
-        """An outcome has come in. The task if that settles it; None if it is late, a duplicate, or to be tried again."""
+        """An outcome has come in. The task if that settles it; None if it is late, twice, or to be tried again."""
         tasks = self.jobs.get(outcome.job)
         if tasks is None or outcome.task >= len(tasks.all):
             return None

@@ -4,8 +4,8 @@
     caller ── help ──► waits for the backend in its own thread, if nobody does
     a thread of our own ──► waits for the backend when nobody helps, and a turn after each wait
 
-Who holds the turn owns all state; it is let go of while somebody waits for the backend. That a caller starts its own tasks
-and waits for its own results saves two switches of threads for each `submit(...).result()`.
+Who holds the turn owns all state; it is let go of while somebody waits for the backend. That a caller starts its own
+tasks and waits for its own results saves two switches of threads for each `submit(...).result()`.
 """
 
 import contextlib
@@ -239,5 +239,3 @@ class Undisturbed:
             signal.signal(signal.SIGINT, self._before)
             if self._came:
                 self._before(*self._came[0])
-
-

@@ -26,7 +26,9 @@ class Backend(Protocol):
     """Starts Calls and brings back what becomes of them. One call at a time, but for `wait` and `wake`."""
 
     workers: int  # how many Calls can run at once
-    threaded: bool  # whether the engine has a thread of its own; if not, tasks run in `collect`, in the thread that submits
+    threaded: (
+        bool  # whether the engine has a thread of its own; if not, tasks run in `collect`, in the thread that submits
+    )
 
     def prepare(self, environment: Environment) -> None:
         """Work for that environment is about to come: what takes long may begin."""

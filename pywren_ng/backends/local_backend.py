@@ -184,7 +184,7 @@ class LocalBackend:
             if left <= 0:
                 process.doom = Doom(
                     TaskTimeout,
-                    f"it ran for {now - running.since:.3g} s, more than its time limit of {limit:g} s, and was stopped; "
+                    f"it ran for {now - running.since:.3g} s, over its time limit of {limit:g} s, and was stopped; "
                     "give it more with options(time_limit=…), or less to do",
                 )
                 process.kill()
@@ -222,7 +222,9 @@ class LocalBackend:
         try:
             process = LocalProcess(self._surroundings, environment)
         except OSError as error:
-            self._refusal = f"no worker process could be started: {error}; close files or processes, or use fewer workers"
+            self._refusal = (
+                f"no worker process could be started: {error}; close files or processes, or use fewer workers"
+            )
             return None
         self._processes.append(process)
         self._selector.register(process.outcomes, selectors.EVENT_READ, process)
@@ -265,9 +267,7 @@ def depth_for(seconds: float | None) -> int:
 def make(store: Store, *, directory: str, max_workers: int | None) -> LocalBackend:
     """The backend for an executor whose private folder is `directory`."""
     if store.url.startswith("memory:"):
-        raise ConfigError(
-            "workers are other processes and cannot see store='memory:…'; use a file:// store, or none"
-        )
+        raise ConfigError("workers are other processes and cannot see store='memory:…'; use a file:// store, or none")
     processors = usable_processors()
     workers = max_workers or processors
     surroundings = Surroundings(

@@ -102,9 +102,7 @@ class LocalProcess:
         os.ftruncate(board, link.Board.SIZE)
         self.board = link.Board(board)
         self.board.rest()
-        crash = os.open(
-            path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        )  # what it prints before and after it is ours
+        crash = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # what it prints before and after it is ours
         # It reads what it prints by itself; what it had no time to read before it died is read here.
         self._printed, printed_in = os.pipe()
         os.set_blocking(self._printed, False)
@@ -261,9 +259,7 @@ class LocalProcess:
         running, number, position = self._ran, 0, 0
         if running is not None:
             number, position = running.number, running.position
-        elif (
-            not self._began
-        ):  # it never got as far as a task: the first is charged, or it would be started forever
+        elif not self._began:  # it never got as far as a task: the first is charged, or it would be started forever
             number, position = next(iter(self.sent), 0), 0
         notes = []
         if self._tail:
@@ -280,7 +276,8 @@ def _unstarted(pid: int, code: int, memory: int | None) -> Doom:
     from pywren_runtime.errors import WorkerLost
 
     if memory is not None:
-        why = f"memory={memory} is perhaps too small for an interpreter and what it imports; try memory={max(256, 2 * memory)}"
+        enough = max(256, 2 * memory)
+        why = f"memory={memory} is perhaps too small for an interpreter and what it imports; try memory={enough}"
     else:
         why = "perhaps its environment variables (env=, PYTHON…) or its Python installation are wrong"
     how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
@@ -298,8 +295,8 @@ def _lost(pid: int, code: int, running: bool) -> Doom:
         number = signal.Signals(-code)
         how = f"was killed by {number.name}"
         why = {
-            signal.SIGKILL: "mostly the machine ran out of memory and the system chose this process; try fewer workers, or "
-            "memory= to let the task fail with an error of its own",
+            signal.SIGKILL: "mostly, the machine ran out of memory and the system chose it; try fewer workers, "
+            "or memory= to let the task fail with an error of its own",
             signal.SIGSEGV: "native code crashed; the Python lines that were running are in the note below",
             signal.SIGABRT: "native code gave up, often for lack of memory",
         }.get(number, "somebody sent it that signal")

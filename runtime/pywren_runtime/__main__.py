@@ -1,4 +1,4 @@
-"""The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD READ PRINT`, descriptors all.
+"""The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD READ PRINT`.
 
 It is started by the local backend and is of no use by hand. The first frame is its greeting: the signing key and
 where the store lies; they come by a pipe so that no other user can see them.

@@ -24,7 +24,8 @@ def fetch(store: Store, ref: Ref) -> Bytes:
     found = bytearray(store.get(ref.key))
     if not store.private and digest_of(memoryview(found)) != ref.digest:
         raise SignatureError(
-            f"{ref.key} in {store.url} is not what was stored there: its {len(found)} bytes have another hash; somebody "
+            f"{ref.key} in {store.url} is not what was stored there: its {len(found)} bytes have another hash; "
+            "somebody "
             "else wrote to the store, or it is damaged; run the job again in a store of its own"
         )
     return found

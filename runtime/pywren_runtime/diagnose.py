@@ -13,10 +13,12 @@ and in workers (results).
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pickle import PickleBuffer, PicklingError
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
+
+from pywren_runtime.culprits import UNKNOWN, Kind, kind_of
 
 __all__ = ["explain"]
 
@@ -27,9 +29,7 @@ _MANY = 256  # a container with more parts than this is bisected by pickling, no
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, CodeType, PickleBuffer})
 _HOOKS = ("__getstate__", "__reduce_ex__", "__reduce__", "__getnewargs_ex__", "__getnewargs__")
 
-_Part = tuple[
-    str, object, object
-]  # the word for it ("attribute"), its name ("pool") or None, the part itself
+_Part = tuple[str, object, object]  # the word for it ("attribute"), its name ("pool") or None, the part itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,90 +40,6 @@ class _Step:
     word: str = ""
     key: object = None
     before: "_Step | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A sort of object that never travels, known by the qualified names of its classes."""
-
-    names: str  # their beginnings: "asyncio." is the whole module
-    _: KW_ONLY
-    noun: str = ""  # where the type's name does not say it
-    advice: str
-
-
-_KINDS = (
-    _Kind(
-        "_thread.lock _thread.RLock threading.Lock threading.RLock",
-        advice="Create it inside the function{getstate}.",
-    ),
-    _Kind(
-        "threading.Condition threading.Event threading.Semaphore threading.Barrier",
-        noun="it holds a lock",
-        advice="Create it inside the function{getstate}.",
-    ),
-    _Kind(
-        "threading.Thread _thread._local _thread._ThreadHandle subprocess.Popen multiprocessing.",
-        noun="it belongs to this process",
-        advice="Start it inside the function{getstate}.",
-    ),
-    _Kind(
-        "socket. _socket. ssl. _ssl. select. http.client.HTTPConnection http.client.HTTPResponse",
-        noun="a network connection",
-        advice="Open it inside the function, from its address{getstate}.",
-    ),
-    _Kind(
-        "sqlite3. psycopg pymysql. MySQLdb. mysql.connector oracledb. pyodbc. duckdb. _duckdb. pymongo. "
-        "redis. sqlalchemy.engine sqlalchemy.orm.session botocore.client boto3.resources",
-        noun="a database or service connection",
-        advice="Open it inside the function, from its path or address{getstate}.",
-    ),
-    _Kind(
-        "_io.FileIO _io.Buffered _io.TextIOWrapper tempfile._Temporary mmap.mmap gzip.GzipFile bz2.BZ2File "
-        "lzma.LZMAFile zipfile.ZipFile tarfile.TarFile",
-        noun="an open file",
-        advice="Pass its path and open it inside the function{getstate}.",
-    ),
-    _Kind(
-        "builtins.generator builtins.async_generator builtins.map builtins.zip builtins.filter itertools.",
-        advice="It can be run only once and only in this process. Send list(...) of it instead.",
-    ),
-    _Kind(
-        "builtins.coroutine", advice="Await it first, or send the function that makes it and call it there."
-    ),
-    _Kind(
-        "builtins.frame builtins.traceback",
-        advice="Send its text instead, as traceback.format_exception() gives it.",
-    ),
-    _Kind("builtins.memoryview", advice="Send bytes(...) of it while it is open."),
-    _Kind("weakref.", noun="a weak reference", advice="Send the object itself{getstate}."),
-    _Kind(
-        "queue. _queue.",
-        noun="a queue between threads",
-        advice="Send list(...) of its items, or create it inside the function.",
-    ),
-    _Kind(
-        "asyncio. _asyncio. uvloop.",
-        noun="it belongs to an event loop",
-        advice="Create it inside the function, under that function's own asyncio.run(){getstate}.",
-    ),
-    _Kind("concurrent.futures._base.Future", advice="Send its result() instead."),
-    _Kind(
-        "concurrent.futures._base.Executor", noun="an executor", advice="Make another inside the function."
-    ),
-    _Kind(
-        "logging.Handler",
-        noun="it holds a lock and a stream",
-        advice="Use logging.getLogger(name) inside the function: loggers travel by name{getstate}.",
-    ),
-    _Kind("_contextvars.", noun="a value of this thread", advice="Send what its get() returns."),
-    _Kind(
-        "_ctypes. ctypes.",
-        noun="memory of this process",
-        advice="Send a copy of what it points to, as bytes or an array.",
-    ),
-)
-_UNKNOWN = _Kind("", advice="Create it inside the function, from values that travel{getstate}.")
 
 
 def explain(obj: object, name: str, error: BaseException) -> str:
@@ -347,9 +263,9 @@ def _sentence(name: str, culprit: _Step, failure: Exception) -> str:
         steps.insert(0, step)
         step = step.before
     # A thread is the culprit, not the lock three attributes down in it: stop at the first thing known.
-    known = next((at for at, each in enumerate(steps) if _kind(each.value) is not None), len(steps) - 1)
+    known = next((at for at, each in enumerate(steps) if kind_of(each.value) is not None), len(steps) - 1)
     path, last = steps[1 : known + 1], steps[known]
-    kind = _kind(last.value)
+    kind = kind_of(last.value)
     where = "its " + " → ".join(_label(each) for each in path) if path else "it"
     what = _type_name(type(last.value))
     article = "an" if what.lstrip("_")[:1].lower() in ("a", "e", "i", "o", "u") else "a"
@@ -358,25 +274,16 @@ def _sentence(name: str, culprit: _Step, failure: Exception) -> str:
     return f"{name} cannot be pickled: {where} is {article} {what}{noun}{why}. {_advice(kind, path)}"
 
 
-def _kind(value: object) -> _Kind | None:
-    if issubclass(type(value), type | FunctionType | ModuleType | BaseException):
-        return None
-    classes = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(value).__mro__]
-    return next(
-        (kind for kind in _KINDS if any(cls.startswith(tuple(kind.names.split())) for cls in classes)), None
-    )
-
-
-def _advice(kind: _Kind | None, path: list[_Step]) -> str:
+def _advice(kind: Kind | None, path: list[_Step]) -> str:
     getstate = ""
     if path and path[-1].word == "attribute" and path[-1].before is not None:
         holder = type(path[-1].before.value)
         if holder not in (FunctionType, ModuleType) and not issubclass(holder, type):
             getstate = f", or leave it out in {holder.__name__}.__getstate__"
-    return (kind or _UNKNOWN).advice.format(getstate=getstate)
+    return (kind or UNKNOWN).advice.format(getstate=getstate)
 
 
-def _noun(kind: _Kind, value: object) -> str:
+def _noun(kind: Kind, value: object) -> str:
     path = getattr(value, "name", None)
     return f"{kind.noun}, {path!r}" if kind.noun == "an open file" and isinstance(path, str) else kind.noun
 

@@ -93,9 +93,7 @@ def rebuild(outcome: Outcome, loads: Callable[[bytes], Any]) -> BaseException:
         try:
             error, text = loads(outcome.payload)
         except (pickle.UnpicklingError, ImportError, AttributeError, TypeError, ValueError) as cause:
-            error = errors.RemoteError(
-                f"the exception of {_title(outcome)} could not be rebuilt here: {cause!r}"
-            )
+            error = errors.RemoteError(f"the exception of {_title(outcome)} could not be rebuilt here: {cause!r}")
             text = ""
     else:
         name, message, text = json.loads(outcome.payload)

@@ -3,9 +3,9 @@
     dumps(obj) ──► stream: small things, in one run of bytes, rides in the Call or the Outcome
               └──► pieces: each buffer, bytes or text of 64 KiB and more ──► store(piece) ──► Ref(key, size, digest)
 
-Buffers (numpy, pandas, Arrow) leave the pickle by protocol 5; long `bytes` and `str` leave it because the C pickler hands
-them to its file as they are, uncopied, and our file keeps them apart. `loads` puts both back; a buffer comes as whatever
-memory `fetch` returns, so a copy-on-write mapping makes an array that its task may change.
+Buffers (numpy, pandas, Arrow) leave the pickle by protocol 5; long `bytes` and `str` leave it because the C pickler
+hands them to its file as they are, uncopied, and our file keeps them apart. `loads` puts both back; a buffer comes as
+whatever memory `fetch` returns, so a copy-on-write mapping makes an array that its task may change.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Fetch = Callable[[Ref], Bytes]
 
 
 def digest_of(data: memoryview) -> bytes:
-    """SHA-256 over the SHA-256s of 4 MiB pieces: long data are hashed by several threads, and a range can be verified."""
+    """SHA-256 over the SHA-256s of 4 MiB pieces: several threads hash long data, and a range can be verified."""
     pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [data]
     if len(pieces) < 3:
         hashes = [hashlib.sha256(piece).digest() for piece in pieces]

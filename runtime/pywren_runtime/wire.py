@@ -5,7 +5,7 @@
     Outcome           ◄─ decode ── signed bytes ◄─ encode ── Outcome
 
 Nothing here is a pickle: a frame is a fixed header and counted bytes, so it can be taken apart and its signature
-checked before any pickle inside it is loaded. The keys under which bytes lie in a store are built here and nowhere else.
+checked before any pickle inside it is loaded. The keys in a store are built here and nowhere else.
 """
 
 import enum
@@ -66,8 +66,9 @@ class Signer:
         body = view[SIGNATURE:]
         if not compare_digest(self.sign(kind, body), view[:SIGNATURE]):
             raise SignatureError(
-                f"a {kind.decode()} of {len(body)} bytes does not carry this executor's signature and was not loaded: it was "
-                "changed on its way, or somebody else wrote it; make a new Executor, and see who can write to the store"
+                f"a {kind.decode()} of {len(body)} bytes does not carry this executor's signature and was not loaded: "
+                "it was changed on its way, or somebody else wrote it; make a new Executor, and see who can write to "
+                "the store"
             )
         return body
 
@@ -226,9 +227,7 @@ class Outcome:
 
     @classmethod
     def decode(cls, body: bytes | memoryview) -> "Outcome":
-        status, job_size, task, round, attempt, payload_size, output_size, stats_size = _OUTCOME.unpack_from(
-            body
-        )
+        status, job_size, task, round, attempt, payload_size, output_size, stats_size = _OUTCOME.unpack_from(body)
         a = _OUTCOME.size
         b = a + job_size
         c = b + payload_size

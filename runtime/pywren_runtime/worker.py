@@ -90,7 +90,7 @@ class Worker:
         try:
             self._prepare(self._environment)
             phase = "loading its function"
-            function, retry_on = self._load_function(head)
+            function, _ = self._load_function(head)
             marks.append(clock())
             phase = "loading its arguments"
             args, kwargs = loads(task.arguments, self._fetch)
@@ -108,9 +108,7 @@ class Worker:
         times = (started + mark - begun for mark in marks)
         stats = STATS.pack(started, *times, cpu, peak, os.getpid(), self._cold)
         self._cold = False
-        return Outcome(
-            head.job, task.index, task.round, task.attempt, status, payload, self._take_output(), stats
-        )
+        return Outcome(head.job, task.index, task.round, task.attempt, status, payload, self._take_output(), stats)
 
     def _prepare(self, environment: Environment) -> None:
         if environment.modules:
@@ -164,12 +162,8 @@ class Worker:
 
         return dumps(value, store, cloudpickle.Pickler)
 
-    def _pack_error(
-        self, head: Head, task: TaskCall, error: BaseException, phase: str
-    ) -> tuple[Status, bytes]:
-        text = failures.text_of(
-            error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error
-        )
+    def _pack_error(self, head: Head, task: TaskCall, error: BaseException, phase: str) -> tuple[Status, bytes]:
+        text = failures.text_of(error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error)
         memory = self._environment.memory
         if isinstance(error, _Broken):
             return Status.BROKEN, failures.pack_ours(
@@ -187,9 +181,7 @@ class Worker:
             return Status.FAILED, failures.pack_ours("TaskOutOfMemory", message, text)
         if isinstance(error, PywrenError) and phase:
             status = (
-                Status.LOST
-                if isinstance(error, StoreError) and not isinstance(error, StoreFull)
-                else Status.FAILED
+                Status.LOST if isinstance(error, StoreError) and not isinstance(error, StoreFull) else Status.FAILED
             )
             return status, failures.pack_ours(type(error).__name__, f"{phase}: {error}", text)
         if phase:
@@ -198,9 +190,7 @@ class Worker:
         packed = failures.pack_raised(error, lambda value: self._dumps(head.job, task, value), self._loads)
         if packed is None:
             message = f"it raised {type(error).__qualname__}, which cannot be pickled and rebuilt: {_safe_text(error)}"
-            return (Status.RETRY if retry else Status.FAILED), failures.pack_ours(
-                "RemoteError", message, text
-            )
+            return (Status.RETRY if retry else Status.FAILED), failures.pack_ours("RemoteError", message, text)
         return (Status.RETRY if retry else Status.RAISED), packed
 
     def _loads(self, packed: bytes) -> object:

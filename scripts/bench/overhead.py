@@ -233,9 +233,7 @@ def turn(name: str, folder: Path) -> dict[str, list[float]]:
     answer = folder / "turn.json"
     answer.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--here", "--turn", name, "--json", str(answer)]
-    ran = subprocess.run(
-        command, cwd=folder, env=surroundings(folder), timeout=LIMIT, capture_output=True, text=True
-    )
+    ran = subprocess.run(command, cwd=folder, env=surroundings(folder), timeout=LIMIT, capture_output=True, text=True)
     if ran.returncode or not answer.exists():
         raise NotDone(f"{name} ended with {ran.returncode}:\n{(ran.stdout + ran.stderr)[-4_000:]}")
     samples: dict[str, list[float]] = json.loads(answer.read_text())

@@ -115,8 +115,7 @@ class Tenths:
         return left + [
             f"{f.name} rose from {getattr(first, f.name):,} to {high:,}"
             for f in fields(Levels)
-            if (high := max(getattr(seen, f.name) for seen in later))
-            > getattr(first, f.name) + getattr(SLACK, f.name)
+            if (high := max(getattr(seen, f.name) for seen in later)) > getattr(first, f.name) + getattr(SLACK, f.name)
         ]
 
 
@@ -202,9 +201,7 @@ def threads(asked: argparse.Namespace) -> Verdict:
         wrong += [f"{thread.name} hangs" for thread in started if thread.is_alive()]
     per_second = sum(settled) / asked.seconds
     figure = f"{sum(settled):,} tasks from 8 threads in {asked.seconds:g} s, {per_second:,.0f}/s"
-    return Verdict(
-        figure, wrong + tenths.wrong() + [f"thread {n} did none" for n in range(8) if not settled[n]]
-    )
+    return Verdict(figure, wrong + tenths.wrong() + [f"thread {n} did none" for n in range(8) if not settled[n]])
 
 
 RAISING = """
@@ -231,9 +228,7 @@ def raising(_: argparse.Namespace) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="staying-") as folder:
         temporary = Path(folder, "tmp")
         temporary.mkdir()
-        session, said, error, elapsed = run_raising(
-            Path(folder), {"STAYING_MARK": mark, "TMPDIR": str(temporary)}
-        )
+        session, said, error, elapsed = run_raising(Path(folder), {"STAYING_MARK": mark, "TMPDIR": str(temporary)})
         if said[2] != "raising" or "RuntimeError: in mid-job" not in error:
             return Verdict("the script did something else", [f"{said} {error[-2_000:]}"])
         wrong = [f"exited after {elapsed:.1f} s"] * (elapsed > EXIT)

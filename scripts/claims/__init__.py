@@ -77,9 +77,7 @@ class Stage:
         return self._done[command]
 
     def _run(self, argv: list[str], *, cwd: Path) -> Ran:
-        kept = {
-            key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYWREN_NG_"))
-        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYWREN_NG_"))}
         ran = subprocess.run(
             argv,
             cwd=cwd,

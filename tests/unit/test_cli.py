@@ -75,9 +75,7 @@ def test_an_error_of_ours_is_one_line(
 @pytest.mark.parametrize("arguments", [["--debug", "config"], ["config", "--debug"]])
 def test_debug_shows_the_traceback(arguments: list[str]) -> None:
     environ = {**os.environ, "PYWREN_NG_BACKENT": "local"}
-    ran = subprocess.run(
-        [*COMMAND, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
+    ran = subprocess.run([*COMMAND, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert ran.stderr.startswith("Traceback") and "ConfigError" in ran.stderr
 

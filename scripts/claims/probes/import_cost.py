@@ -6,9 +6,7 @@ import sys
 import time
 
 HEAVY = {"asyncio", "boto3", "numpy", "redis", "tqdm"}
-IMPORT = (
-    "from pywren_ng import Executor"  # not only the package: what it may put off is paid by everybody too
-)
+IMPORT = "from pywren_ng import Executor"  # not only the package: what it may put off is paid by everybody too
 LOOK = f"{IMPORT}; import sys; print(*sys.modules)"
 ROUNDS = 15
 
