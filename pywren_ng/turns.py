@@ -117,22 +117,21 @@ class Turns:
         """
         if self._thread is None or is_over() or self.is_foreign():
             return
-        mine = False
-        try:
-            with self._undisturbed():
-                mine = self._polling.acquire(blocking=False)
-            while mine and not is_over() and self._busy() and not self._closed.is_set():
-                left = FOREVER if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._poll(left)
-        finally:
-            if mine:
-                with self._undisturbed():
-                    self._polling.release()
-                    self._helped = time.monotonic()
-                    if self._busy() or self._inbox or self.closing:
-                        self._needed.put(None)
+        # Ctrl-C ends the wait, and is raised once the others know that they must wait for themselves.
+        with Undisturbed(self._backend.wake) as stretch:
+            if not self._polling.acquire(blocking=False):
+                return
+            try:
+                while not (is_over() or stretch.came or self._closed.is_set()) and self._busy():
+                    left = FOREVER if deadline is None else deadline - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._poll(left)
+            finally:
+                self._polling.release()
+                self._helped = time.monotonic()
+                if self._busy() or self._inbox or self.closing:
+                    self._needed.put(None)
 
     def ask(self, question: Callable[[], T]) -> T:
         """Have something done in turn and wait for what it returns."""
@@ -210,9 +209,10 @@ class Turns:
         """Take no more, do this, and end when all is done; with `wait`, return then."""
         if self.is_foreign():
             return
-        self.closing = True
-        self.call(action)
-        self._needed.put(None)
+        with self._undisturbed():
+            self.closing = True
+            self.call(action)
+            self._needed.put(None)
         if self._thread is None:
             if not self._closed.is_set():
                 self._end()
@@ -223,19 +223,27 @@ class Turns:
 class Undisturbed:
     """A stretch that Ctrl-C does not cut in two: the main thread hears of it when the stretch is over."""
 
-    __slots__ = ("_before", "_came")
+    __slots__ = ("_before", "_tell", "came")
 
-    def __enter__(self) -> None:
+    def __init__(self, tell: Callable[[], object] = lambda: None) -> None:
+        self._tell = tell  # what to do at once
         self._before: Callable[[int, FrameType | None], object] | None = None
-        self._came: list[tuple[int, FrameType | None]] = []
+        self.came: list[tuple[int, FrameType | None]] = []
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came.append((number, frame))
+        self._tell()
+
+    def __enter__(self) -> "Undisturbed":
         if threading.get_ident() == threading.main_thread().ident:
             before = signal.getsignal(signal.SIGINT)
             if callable(before):
                 self._before = before
-                signal.signal(signal.SIGINT, lambda *arguments: self._came.append(arguments))
+                signal.signal(signal.SIGINT, self._note)
+        return self
 
     def __exit__(self, *raised: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-            if self._came:
-                self._before(*self._came[0])
+            if self.came:
+                self._before(*self.came[0])

@@ -1,5 +1,6 @@
 """Ctrl-C, errors, kills and ends: nothing goes on that nobody waits for, and what is done is kept."""
 
+import contextlib
 import os
 import re
 import select
@@ -115,6 +116,19 @@ def test_ctrl_c_while_the_interpreter_waits_at_its_end(tmp_path: Path, lifeline:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=PATIENCE)
     lifeline.wait_for_death()
+
+
+@pytest.mark.parametrize("text", list(INTERRUPTED.values())[:3] * 3)
+def test_impatient_ctrl_c_ends_it_all_the_same(tmp_path: Path, lifeline: Lifeline, text: str) -> None:
+    begin = f"import scene\nfrom pywren_ng import Executor\nlifeline = {lifeline.path!r}\n"
+    process = launch(script(tmp_path, begin + textwrap.dedent(text)), tmp_path)
+    lifeline.wait_for_holders(2)
+    for _ in range(3):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    lifeline.wait_for_death()
+    assert "KeyboardInterrupt" in errors
 
 
 def test_any_moment_of_ctrl_c_leaves_the_executor_sound(tmp_path: Path) -> None:
