@@ -85,6 +85,7 @@ UNKNOWN = Kind("", advice="Create it inside the function, from values that trave
 
 
 def kind_of(value: object) -> Kind | None:
+    """The sort of thing that never travels which this is one of, if any."""
     if issubclass(type(value), type | FunctionType | ModuleType | BaseException):
         return None
     classes = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(value).__mro__]

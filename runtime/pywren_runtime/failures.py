@@ -50,12 +50,16 @@ def pack_raised(
         link = link.__cause__ or link.__context__
     for link in chain:
         link.__traceback__ = None
+    others = dict(copyreg.dispatch_table)
     try:
         _make_picklable(chain)
         packed = dumps((error, text))
         rebuilt = loads(packed)
     except Exception:
         return None
+    finally:  # the table is everybody's in this interpreter
+        copyreg.dispatch_table.clear()
+        copyreg.dispatch_table.update(others)
     same = isinstance(rebuilt, tuple) and type(rebuilt[0]).__qualname__ == type(error).__qualname__
     return packed if same else None
 

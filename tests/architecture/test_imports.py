@@ -30,9 +30,7 @@ def pulled_in(statement: str, cwd: Path) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 
 
-def test_imports_go_downwards_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_imports_go_downwards_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     code = lint_imports(config_filename=str(ROOT / "setup.cfg"), no_cache=True, no_logo=True)
     assert code == 0, capsys.readouterr().out
@@ -50,9 +48,7 @@ def test_a_wrong_import_would_be_seen(tmp_path: Path) -> None:
         "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports("
         f"config_filename={str(ROOT / 'setup.cfg')!r}, limit_to_contracts=('floors',), no_cache=True))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "pywren_ng.tracker -> pywren_ng.engine" in run.stdout
 

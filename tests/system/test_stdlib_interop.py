@@ -177,6 +177,12 @@ def test_an_event_loop_runs_in_it(executor: Executor) -> None:
 # -- dask and tqdm
 
 
+class QuietBar(tqdm):  # type: ignore[type-arg]
+    """Without its thread, which would outlive the test."""
+
+    monitor_interval = 0
+
+
 def test_dask_computes_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # dask counts processors with psutil, which needs /proc; here and in the workers it must do without.
     (tmp_path / "psutil.py").write_text("raise ImportError")
@@ -195,7 +201,7 @@ def test_dask_computes_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_tqdm_knows_the_total(executor: Executor) -> None:
-    bar = tqdm(executor.map(pow, range(10), [2] * 10), file=io.StringIO())
+    bar = QuietBar(executor.map(pow, range(10), [2] * 10), file=io.StringIO())
     assert bar.total == 10
     assert list(bar) == [number**2 for number in range(10)]
     assert bar.n == 10
@@ -203,7 +209,7 @@ def test_tqdm_knows_the_total(executor: Executor) -> None:
 
 def test_tqdm_takes_a_map_without_an_end(executor: Executor) -> None:
     job = executor.map(abs, itertools.count(), buffersize=4)
-    bar = tqdm(job, file=io.StringIO())
+    bar = QuietBar(job, file=io.StringIO())
     assert bar.total is None
     assert list(itertools.islice(bar, 3)) == [0, 1, 2]
     bar.close()

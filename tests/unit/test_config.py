@@ -47,13 +47,7 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def toml(value: object) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else f'"{value}"'
-        if isinstance(value, str)
-        else str(value)
-    )
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def write(path: Path, values: Mapping[str, object]) -> str:
@@ -119,11 +113,7 @@ def test_layers_are_merged_key_by_key() -> None:
         Layer("p.toml", {"retries": 4, "name": "p"}),
         Layer("u.toml", {"retries": 5, "name": "u", "memory": 6, "time_limit": 7}),
     )
-    changed = {
-        key: (setting.value, setting.source)
-        for key, setting in settings.items()
-        if setting.source != "default"
-    }
+    changed = {key: (setting.value, setting.source) for key, setting in settings.items() if setting.source != "default"}
     assert changed == {
         "memory": (1, "argument"),
         "retries": (3, "PYWREN_NG_RETRIES"),
@@ -134,9 +124,7 @@ def test_layers_are_merged_key_by_key() -> None:
 
 
 def test_what_is_false_or_zero_is_given() -> None:
-    settings = resolve(
-        {"progress": False, "retries": 0}, {"PYWREN_NG_PROGRESS": "1", "PYWREN_NG_RETRIES": "5"}
-    )
+    settings = resolve({"progress": False, "retries": 0}, {"PYWREN_NG_PROGRESS": "1", "PYWREN_NG_RETRIES": "5"})
     assert (settings["progress"].value, settings["retries"].value) == (False, 0)
 
 
@@ -196,9 +184,7 @@ BAD: dict[str, tuple[list[object], list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key, (values, _, _) in BAD.items() for value in values]
-)
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, (values, _, _) in BAD.items() for value in values])
 def test_a_bad_value_is_told_with_key_value_source_and_what_is_accepted(key: str, value: object) -> None:
     for said, source in (
         (message({key: value}, {}), "argument"),
@@ -209,9 +195,7 @@ def test_a_bad_value_is_told_with_key_value_source_and_what_is_accepted(key: str
         assert key in said and repr(value) in said and source in said and BAD[key][2] in said
 
 
-@pytest.mark.parametrize(
-    ("key", "text"), [(key, text) for key, (_, texts, _) in BAD.items() for text in texts]
-)
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key, (_, texts, _) in BAD.items() for text in texts])
 def test_a_bad_text_in_a_variable_is_told(key: str, text: str) -> None:
     said = message({}, {f"PYWREN_NG_{key.upper()}": text})
     assert f"PYWREN_NG_{key.upper()}={text!r}" in said and BAD[key][2] in said
@@ -240,9 +224,7 @@ def test_variables_between_our_own_processes_and_of_others_are_no_settings() -> 
 
 
 @pytest.mark.parametrize("place", ["work/pywren-ng.toml", "home/.config/pywren-ng/config.toml"])
-@pytest.mark.parametrize(
-    "content", [b"max_workers = \n", b"name = 'a'\nname = 'b'\n", b"name = '\xff'\n", b"a"]
-)
+@pytest.mark.parametrize("content", [b"max_workers = \n", b"name = 'a'\nname = 'b'\n", b"name = '\xff'\n", b"a"])
 def test_a_broken_file_is_named(config_home: Path, place: str, content: bytes) -> None:
     path = config_home / place
     path.parent.mkdir(parents=True, exist_ok=True)

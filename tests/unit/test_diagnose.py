@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import copyreg
 import ctypes
 import functools
 import itertools
@@ -14,13 +15,25 @@ import textwrap
 import threading
 import weakref
 from collections import OrderedDict, namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import FunctionType, TracebackType
 
 import cloudpickle
 import pytest
 
 from pywren_runtime.diagnose import explain
+
+
+@pytest.fixture(autouse=True)
+def as_python_comes() -> Iterator[None]:
+    """Without what others in this process have registered: dask lets tracebacks and all exceptions be pickled."""
+    others = dict(copyreg.dispatch_table)
+    for kind in others:
+        if issubclass(kind, BaseException | TracebackType):
+            del copyreg.dispatch_table[kind]
+    yield
+    copyreg.dispatch_table.update(others)
 
 
 def said(obj, name="it"):
@@ -315,9 +328,7 @@ def test_tracebacks_and_released_memory():
         raise KeyError(1)
     except KeyError as error:
         assert "its attribute 'tb' is a traceback. Send its text" in said(Bag(tb=error.__traceback__))
-    assert "its attribute 'view' is a memoryview, which said ValueError: operation forbidden" in said(
-        Bag(view=view)
-    )
+    assert "its attribute 'view' is a memoryview, which said ValueError: operation forbidden" in said(Bag(view=view))
 
 
 def test_hooks_that_raise_are_quoted():
@@ -388,9 +399,7 @@ def test_what_grows_while_it_is_looked_at_ends():
 def test_when_its_time_is_up_it_tells_what_the_error_said(monkeypatch):
     monkeypatch.setattr("pywren_runtime.diagnose._SECONDS", -1.0)
     text = said([threading.Lock()])
-    assert text.startswith(
-        "it cannot be pickled: TypeError: cannot pickle '_thread.lock' object. The part at"
-    )
+    assert text.startswith("it cannot be pickled: TypeError: cannot pickle '_thread.lock' object. The part at")
 
 
 def test_it_never_raises():

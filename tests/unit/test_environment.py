@@ -199,9 +199,7 @@ def test_an_edit_within_one_tick_of_the_clock_is_noticed(here, monkeypatch):
     helper = write(here / "g_one.py", "import g_\n", age=None)
     born, real = os.stat(helper), os.stat
     # A file system whose clock stands still: same size, same inode and same dates after each edit.
-    monkeypatch.setattr(
-        os, "stat", lambda path, **how: born if str(path) == str(helper) else real(path, **how)
-    )
+    monkeypatch.setattr(os, "stat", lambda path, **how: born if str(path) == str(helper) else real(path, **how))
     now = [born.st_mtime_ns + 1]
     modules = LocalModules(now=lambda: now[0])
 
@@ -278,9 +276,7 @@ def test_a_namespace_package_sends_its_local_parts_only(here, monkeypatch):
     write(here / "two" / "space" / "more.py", "")
     write(here / "site-packages" / "space" / "theirs.py", "")
     write(here / "k_two.py", "")
-    monkeypatch.setattr(
-        sys, "path", [str(here / each) for each in ("one", "two", "site-packages")] + sys.path
-    )
+    monkeypatch.setattr(sys, "path", [str(here / each) for each in ("one", "two", "site-packages")] + sys.path)
     modules = LocalModules()
     for _ in range(2):
         units = modules.units(["space.mine"])
@@ -339,9 +335,7 @@ def test_an_imported_module_whose_file_is_gone(here):
     path = write(here / "o_one.py", "")
     __import__("o_one")
     path.unlink()
-    with pytest.raises(
-        ModulesError, match="'o_one' must travel with the function, but its files cannot be read"
-    ):
+    with pytest.raises(ModulesError, match="'o_one' must travel with the function, but its files cannot be read"):
         LocalModules().units(["o_one"])
 
 

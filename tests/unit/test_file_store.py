@@ -397,9 +397,7 @@ def test_a_relative_folder_is_refused(url: str) -> None:
 # ── without hard links ──
 
 
-def test_one_of_racing_writers_wins_where_links_are_not_supported(
-    root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_of_racing_writers_wins_where_links_are_not_supported(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: str, target: str) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 

@@ -54,9 +54,7 @@ def test_fits():
 
 
 def test_a_module_and_a_package_with_data_become_importable(tmp_path):
-    helpers, archive = packed(
-        "helpers", {"helpers.py": "from toolbox.sub import depth\nanswer = 41 + depth()\n"}
-    )
+    helpers, archive = packed("helpers", {"helpers.py": "from toolbox.sub import depth\nanswer = 41 + depth()\n"})
     files = {
         "toolbox/__init__.py": "",
         "toolbox/sub/__init__.py": "from ..table import rows\ndef depth(): return len(rows())\n",
@@ -249,7 +247,5 @@ def test_importing_it_is_cheap():
     heavy = ("zipfile", "shutil", "tempfile", "hashlib", "cloudpickle")
     code = "import sys, json, pywren_runtime.modules\nprint(json.dumps(sorted(sys.modules)))"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    bare = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=env, check=True
-    )
+    bare = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=env, check=True)
     assert not set(heavy) & set(json.loads(bare.stdout))
