@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import pywren_runtime
 from pywren_runtime.errors import ConfigError, KeyMissing, StoreError
 from pywren_runtime.stores import open_store
 from pywren_runtime.stores.file_store import FileStore
@@ -445,5 +446,7 @@ import pywren_runtime.stores.file_store
 dear = {"pathlib", "tempfile", "shutil", "urllib", "subprocess", "dataclasses", "importlib.metadata", "fcntl"}
 print(sorted(dear & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True)
+    home = str(Path(pywren_runtime.__file__).parents[1])  # -S leaves out site-packages, where it may be installed
+    env = {**os.environ, "PYTHONPATH": home}
+    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, env=env)
     assert done.stdout == "[]\n", done.stderr
