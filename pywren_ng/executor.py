@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from pywren_ng import config
-from pywren_ng.assembly import Assembly
 from pywren_ng.job import Job, Shelf
 from pywren_ng.packing import Memory, Packed
 from pywren_ng.tracker import Ending, Heading, Lost, Policy, Task, Tasks
@@ -81,6 +80,9 @@ class Executor(futures.Executor):
             raise TypeError("initializer must be a callable")
         policy = Policy(settings["retries"], _errors(retry_on), settings["time_limit"])
         self._options = Options(settings["memory"], policy, _variables(env), settings["name"])
+        # With it come engine, packing and backends, of which `import pywren_ng` alone has no use.
+        from pywren_ng.assembly import Assembly
+
         self._assembly = Assembly(
             settings["backend"],
             store=settings["store"],

@@ -5,13 +5,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pywren_ng.engine import Engine
 from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog, Failures, group
 from pywren_ng.tracker import Cancelled, Ending, Forgotten, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
+
+if TYPE_CHECKING:
+    from pywren_ng.engine import Engine
 
 T = TypeVar("T")
 LOGS = 64 << 20  # bytes of tasks' output that a job keeps
@@ -100,7 +102,7 @@ class Job(Generic[T]):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: "Engine",
         tasks: Tasks,
         shelf: Shelf,
         more: Callable[[int | None], bool],
@@ -302,5 +304,5 @@ class Job(Generic[T]):
         return f"<table><caption>Job {html.escape(self.id)}</caption>{cells}</table>"
 
 
-def _forgetter(engine: Engine, tasks: Tasks) -> Callable[[], None]:
+def _forgetter(engine: "Engine", tasks: Tasks) -> Callable[[], None]:
     return lambda: engine.forget(tasks)

@@ -11,14 +11,16 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pywren_ng.environment import LocalModules
 from pywren_runtime.errors import PackingError, PywrenError
 from pywren_runtime.modules import Unit
 from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import blob_key, module_key
+
+if TYPE_CHECKING:
+    from pywren_ng.environment import LocalModules
 
 KNOWN = 1000  # functions whose pickles are remembered
 OVERLAP = 8 << 20  # bytes of a piece from which on it pays to hash and write at the same time
@@ -42,7 +44,7 @@ Memory = dict[tuple[int, int], tuple[Ref, memoryview]]  # pieces that one map ha
 class Packer:
     """Packs for one executor. Any thread may use it."""
 
-    def __init__(self, store: Store, modules: LocalModules | None) -> None:
+    def __init__(self, store: Store, modules: "LocalModules | None") -> None:
         self.blobs = Blobs(store)
         self._store = store
         self._modules = modules
@@ -133,10 +135,10 @@ def _is_bad(named: tuple[str, object]) -> bool:
     """Whether it cannot be pickled by itself."""
     import io
 
-    import cloudpickle
+    from pywren_runtime.strict import StrictPickler
 
     try:
-        cloudpickle.Pickler(io.BytesIO(), protocol=5, buffer_callback=lambda buffer: None).dump(named[1])
+        StrictPickler(io.BytesIO(), protocol=5, buffer_callback=lambda buffer: None).dump(named[1])
     except Exception:
         return True
     return False

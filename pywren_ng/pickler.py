@@ -7,9 +7,10 @@ from typing import Any
 import cloudpickle
 
 from pywren_runtime.pickling import ATOMS
+from pywren_runtime.strict import StrictPickler
 
 
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class Pickler(StrictPickler):
     """Notes the names of the modules that the pickle refers to, and the code that it carries."""
 
     def __init__(self, names: set[str | None], codes: list[CodeType], *args: Any, **options: Any) -> None:

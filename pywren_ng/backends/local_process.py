@@ -84,42 +84,43 @@ class LocalProcess:
         self.flush()
 
     def _start(self, surroundings: Surroundings) -> None:
-        path = os.path.join(surroundings.directory, f"worker-{next(_names)}")
-        self._path = path
-        # A named pipe can be opened twice for reading: blocking for the worker, not blocking to take tickets back.
-        os.mkfifo(path)
-        self._tickets_back = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._tickets_out = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        tickets_in = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.unlink(path)
-        frames_in, self._frames = os.pipe()
-        self.outcomes, outcomes_out = os.pipe()
-        os.set_blocking(self._frames, False)
-        os.set_blocking(self.outcomes, False)
-        for fd in (frames_in, outcomes_out):
-            _widen(fd)
-        board = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.ftruncate(board, link.Board.SIZE)
-        self.board = link.Board(board)
-        self.board.rest()
-        crash = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # what it prints before and after it is ours
-        # It reads what it prints by itself; what it had no time to read before it died is read here.
-        self._printed, printed_in = os.pipe()
-        os.set_blocking(self._printed, False)
-        given = (frames_in, tickets_in, outcomes_out, board, printed_in)
-        try:
+        self._path = path = os.path.join(surroundings.directory, f"worker-{next(_names)}")
+        # The worker's ends are closed here in any case, ours only if something cannot be had, such as a descriptor.
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+            # A named pipe can be opened twice for reading: blocking for the worker, not blocking to take tickets back.
+            os.mkfifo(path)
+            ours.callback(_remove, path)
+            self._tickets_back = _kept(ours, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            self._tickets_out = _kept(ours, os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            tickets_in = _kept(its, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            os.unlink(path)
+            frames_in, self._frames = _pipe(its, ours)
+            self.outcomes, outcomes_out = _pipe(ours, its)
+            os.set_blocking(self._frames, False)
+            os.set_blocking(self.outcomes, False)
+            for fd in (frames_in, outcomes_out):
+                _widen(fd)
+            board = _kept(its, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.ftruncate(board, link.Board.SIZE)
+            self.board = link.Board(board)
+            ours.callback(self.board.close)
+            self.board.rest()
+            # What it prints before and after it is ours.
+            crash = _kept(its, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            # It reads what it prints by itself; what it had no time to read before it died is read here.
+            self._printed, printed_in = _pipe(ours, its)
+            os.set_blocking(self._printed, False)
+            given = (frames_in, tickets_in, outcomes_out, board, self._printed, printed_in)
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pywren_runtime", *map(str, (*given[:4], self._printed, printed_in))],
+                [sys.executable, "-P", "-m", "pywren_runtime", *map(str, given)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=crash,
-                pass_fds=(*given, self._printed),
+                pass_fds=given,
                 env=_variables(surroundings, self.environment),
                 process_group=0,  # the terminal's Ctrl-C is not for it, and it dies with its children
             )
-        finally:
-            for fd in (*given, crash):
-                os.close(fd)
+            ours.pop_all()
 
     def fits(self, environment: Environment) -> bool:
         """Whether it could run a Call of that environment."""
@@ -313,6 +314,23 @@ def _variables(surroundings: Surroundings, environment: Environment) -> dict[str
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (home, variables.get("PYTHONPATH"))))
     variables.update(environment.env)
     return variables
+
+
+def _kept(stack: contextlib.ExitStack, fd: int) -> int:
+    """The descriptor, which the stack will close."""
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe, each end of which the stack of its owner will close."""
+    end, beginning = os.pipe()
+    return _kept(reader, end), _kept(writer, beginning)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _widen(fd: int) -> None:

@@ -5,7 +5,7 @@
                 shortest path is found    would pickle next, labelled   the next step
 
 The parts are those of cloudpickle's own reductions (a function's used globals, closure and defaults, a
-class's dict, an object's `__reduce_ex__`), and a culprit counts only after cloudpickle has refused it by
+class's dict, an object's `__reduce_ex__`), and a culprit counts only after the pickler has refused it by
 itself; so what the sentence says is what happened, not a guess. Runs in the client (functions, arguments)
 and in workers (results).
 """
@@ -101,7 +101,7 @@ class _Nowhere:
 
 
 def _failure(value: object) -> Exception | None:
-    """What cloudpickle raises for this value alone; buffers stay out of band, so nothing large is copied."""
+    """What the pickler raises for this value alone; buffers stay out of band, so nothing large is copied."""
     try:
         _pickler().dump(value)
     except Exception as error:
@@ -110,9 +110,9 @@ def _failure(value: object) -> Exception | None:
 
 
 def _pickler() -> Any:
-    import cloudpickle
+    from pywren_runtime.strict import StrictPickler
 
-    return cloudpickle.Pickler(_Nowhere(), protocol=5, buffer_callback=_leave_out)
+    return StrictPickler(_Nowhere(), protocol=5, buffer_callback=_leave_out)
 
 
 def _leave_out(buffer: PickleBuffer) -> None:
@@ -285,7 +285,7 @@ def _advice(kind: Kind | None, path: list[_Step]) -> str:
 
 def _noun(kind: Kind, value: object) -> str:
     path = getattr(value, "name", None)
-    return f"{kind.noun}, {path!r}" if kind.noun == "an open file" and isinstance(path, str) else kind.noun
+    return f"{kind.noun}, {path!r}" if kind.noun == "an open file" and isinstance(path, str | bytes) else kind.noun
 
 
 def _own_words(failure: Exception) -> str:

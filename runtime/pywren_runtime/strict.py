@@ -5,6 +5,7 @@ It imports cloudpickle, so it is itself imported where something is pickled, and
 
 import io
 import sys
+from collections import ChainMap
 from pickle import PicklingError
 from typing import Any
 
@@ -23,7 +24,18 @@ def _reduce_text_file(file: io.TextIOWrapper) -> tuple[Any, ...]:
     raise PicklingError("cannot pickle an open file")
 
 
+class _Reducers(ChainMap[type, Any]):
+    """Asked for nearly every object, and mostly in vain: no exception for each map that lacks it."""
+
+    def __getitem__(self, kind: type) -> Any:
+        for table in self.maps:
+            if kind in table:
+                return table[kind]
+        raise KeyError(kind)
+
+
 class StrictPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Refuses open text files, as pickle does."""
 
-    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({io.TextIOWrapper: _reduce_text_file})
+    # cloudpickle's own maps, not copies: what somebody adds to them later counts.
+    dispatch_table = _Reducers({io.TextIOWrapper: _reduce_text_file}, *cloudpickle.Pickler.dispatch_table.maps)

@@ -150,7 +150,7 @@ class Worker:
             raise _Unpackable(explain(value, "the result", error)) from error
 
     def _dumps(self, job: str, task: TaskCall, value: object) -> bytes:
-        import cloudpickle
+        from pywren_runtime.strict import StrictPickler  # it imports cloudpickle: not before a result needs that
 
         number = itertools.count()
 
@@ -160,7 +160,7 @@ class Worker:
             self._store.put_new(key, data)
             return Ref(key, len(data), bytes(32) if self._store.private else digest_of(data))
 
-        return dumps(value, store, cloudpickle.Pickler)
+        return dumps(value, store, StrictPickler)
 
     def _pack_error(self, head: Head, task: TaskCall, error: BaseException, phase: str) -> tuple[Status, bytes]:
         text = failures.text_of(error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error)
