@@ -8,10 +8,10 @@ Who holds the turn owns all state; it is let go of while somebody waits for the 
 tasks and waits for its own results saves two switches of threads for each `submit(...).result()`.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps: conversions to enums cost 10 µs a submit
 import contextlib
 import os
 import queue
-import signal
 import threading
 import time
 from collections import deque
@@ -183,7 +183,7 @@ class Turns:
         """Wait for the backend, and take a turn. Only the thread that holds `_polling`."""
         left = 0.0 if self._inbox else self._until - time.monotonic()
         waited = self._backend.wait(max(0.0, min(left, limit)))
-        with self._undisturbed(), self._turns:
+        with self._turns:
             self._take_turn(waited)
 
     def _take_turn(self, waited: object | None) -> bool:
@@ -236,14 +236,14 @@ class Undisturbed:
 
     def __enter__(self) -> "Undisturbed":
         if threading.get_ident() == threading.main_thread().ident:
-            before = signal.getsignal(signal.SIGINT)
+            before = _signal.getsignal(_signal.SIGINT)
             if callable(before):
                 self._before = before
-                signal.signal(signal.SIGINT, self._note)
+                _signal.signal(_signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *raised: object) -> None:
         if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+            _signal.signal(_signal.SIGINT, self._before)
             if self.came:
                 self._before(*self.came[0])

@@ -123,9 +123,9 @@ class Meter:
 
     def reset(self) -> None:
         """From here on."""
-        if self._mark is not None:
-            os.write(self._mark, b"5")
         if self._moved:
+            if self._mark is not None:
+                os.write(self._mark, b"5")
             self._resting = self._peak()
             self._moved = False
         self._begun, self._cpu = time.perf_counter(), time.process_time()

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import PATIENCE, Gate, Lifeline, hang, hold_with_child, lines, note, pass_gate, script, surroundings, until
+from scene import (
+    PATIENCE,
+    Gate,
+    Lifeline,
+    hang,
+    hold_with_child,
+    lines,
+    note,
+    pass_gate,
+    run,
+    script,
+    surroundings,
+    until,
+)
 
 import pywren_runtime
 from pywren_ng import (
@@ -193,6 +206,52 @@ def test_memory_too_small_for_a_worker_is_named() -> None:
         error = broken.submit(pow, 2, 3).exception(timeout=PATIENCE)
     assert isinstance(error, WorkerLost | TaskOutOfMemory)
     assert re.search(r"memory.*\b4\b", str(error))
+
+
+def test_without_descriptors_a_task_fails_in_words_and_none_is_lost(tmp_path: Path) -> None:
+    """With none left, one, two… until they suffice: whatever a worker is started with is missing once."""
+    text = """
+        import glob, json, os, resource
+        from pywren_ng import Executor
+
+        def take():
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                return taken
+
+        errors, lost = [], []
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with Executor("local", max_workers=1) as first, Executor("local", max_workers=1, retries=0) as ex:
+            first.submit(abs, -1).result(30)  # what is imported late is imported now
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+            take()
+            for spare in range(30):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (100 + spare, hard))
+                error = ex.submit(pow, 2, 3).exception(30)
+                if error is None:
+                    break
+                errors.append([type(error).__name__, str(error)])
+                rest = take()
+                lost.append(spare - len(rest))
+                for fd in rest:
+                    os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            after = [ex.submit(pow, 2, 3).result(30), first.submit(pow, 2, 3).result(30)]
+            files = len(glob.glob(ex._scratch.path + "/worker-*"))
+        print(json.dumps([errors, lost, after, files]))
+    """
+    ended = run(script(tmp_path, textwrap.dedent(text)), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    errors, lost, after, files = json.loads(ended.stdout)
+    assert len(errors) > 10
+    assert all(kind == "WorkerLost" and "Too many open files" in text for kind, text in errors), errors
+    assert "close files or processes, or use fewer workers" in errors[0][1]
+    assert lost == [0] * len(errors)
+    assert after == [8, 8]
+    assert files == 1  # of the worker that lives
 
 
 def test_a_failing_initializer_breaks_the_executor() -> None:

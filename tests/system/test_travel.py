@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pywren_ng import Executor, PackingError
+from pywren_ng import Executor, PackingError, RemoteError
 
 PATIENCE = 60
 
@@ -456,6 +456,7 @@ def test_arrays_come_back_as_they_were(ex: Executor) -> None:
 CULPRITS: dict[str, tuple[str, list[str]]] = {
     "socket": ("import socket; culprit = socket.socket()", ["socket"]),
     "file": ("culprit = open(os.devnull, 'w')", ["file", "TextIOWrapper"]),
+    "readable file": (f"culprit = open({__file__!r})", [f"an open file, {__file__!r}"]),
     "generator": ("culprit = (n for n in range(3))", ["generator"]),
     "database": ("import sqlite3; culprit = sqlite3.connect(':memory:')", ["sqlite3.Connection"]),
     "thread": ("import threading; culprit = threading.Thread(target=print)", ["thread"]),
@@ -511,6 +512,39 @@ def test_what_cannot_come_back_is_named_with_its_path(ex: Executor, kind: str) -
     text = str(error)
     assert "task 0" in text and "the result cannot be pickled: its item 'rows' → item 1 is" in text, text
     assert any(name.lower() in text.lower() for name in CULPRITS[kind][1]), text
+
+
+def test_an_open_file_in_a_global_of_a_script_is_named(folder: Folder) -> None:
+    lines = folder.run(
+        """
+        import sys
+        from pywren_ng import Executor
+        log = open(__file__)
+        out = sys.stdout
+
+        def read():
+            return log.read()
+
+        def write():
+            return print("fine", file=out)
+
+        with Executor(max_workers=1) as ex:
+            print(ex.submit(read).exception(60))
+            print(ex.submit(write).exception(60))
+        """
+    )
+    path = repr(str(folder.path / "script.py"))
+    assert f"its global 'log' is an _io.TextIOWrapper (an open file, {path}). Pass its path" in lines[0]
+    assert lines[1] == "None"
+
+
+def test_an_error_that_holds_an_open_file_does_not_bring_a_copy_of_it(ex: Executor) -> None:
+    def work() -> None:
+        raise ValueError("no good", open(os.__file__))
+
+    error = ex.submit(work).exception(PATIENCE)
+    assert isinstance(error, RemoteError)
+    assert "ValueError" in str(error) and "no good" in str(error)
 
 
 def test_a_lock_in_a_global_of_a_script_is_named(folder: Folder) -> None:

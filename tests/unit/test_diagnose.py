@@ -5,6 +5,7 @@ import concurrent.futures
 import copyreg
 import ctypes
 import functools
+import io
 import itertools
 import queue
 import socket
@@ -17,12 +18,14 @@ import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pickle import PicklingError
 from types import FunctionType, TracebackType
 
 import cloudpickle
 import pytest
 
 from pywren_runtime.diagnose import explain
+from pywren_runtime.strict import StrictPickler
 
 
 @pytest.fixture(autouse=True)
@@ -306,6 +309,37 @@ def test_open_files_are_named_by_their_path(tmp_path):
             assert f"its attribute 'log' is an _io.{type(file).__name__} (an open file, {path!r})" in said(
                 Bag(log=file)
             )
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "w+", "a"])
+def test_text_files_are_refused_however_they_are_open(tmp_path, mode):
+    path = tmp_path / "data.txt"
+    path.write_text("cloudpickle would send these words")
+    with open(path, mode) as file:
+        for holder, where in ((file, "it"), ([file], "its item 0"), (by_value(lambda: log, log=file), "its global")):
+            with pytest.raises(PicklingError, match="open file") as caught:
+                StrictPickler(io.BytesIO(), protocol=5).dump(holder)
+            text = explain(holder, "it", caught.value)
+            assert text.startswith(f"it cannot be pickled: {where}"), text
+            assert f"is an _io.TextIOWrapper (an open file, {str(path)!r}). Pass its path and open it inside" in text
+
+
+def test_the_processes_own_streams_travel_by_name(monkeypatch, tmp_path):
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "errors", "w+") as errors:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", errors)
+        packed = io.BytesIO()
+        StrictPickler(packed, protocol=5).dump([out, errors])
+        monkeypatch.setattr(sys, "stdout", "what is stdout where it arrives")
+        assert cloudpickle.loads(packed.getvalue()) == ["what is stdout where it arrives", errors]
+
+
+def test_what_is_registered_with_cloudpickle_or_copyreg_counts(monkeypatch):
+    monkeypatch.setitem(cloudpickle.Pickler.dispatch_table, Refusing, lambda it: (str, ("by cloudpickle",)))
+    monkeypatch.setitem(copyreg.dispatch_table, Malformed, lambda it: (str, ("by copyreg",)))
+    packed = io.BytesIO()
+    StrictPickler(packed, protocol=5).dump([Refusing(), Malformed()])
+    assert cloudpickle.loads(packed.getvalue()) == ["by cloudpickle", "by copyreg"]
 
 
 def test_event_loops_and_what_belongs_to_them():
