@@ -48,6 +48,8 @@ class LocalBackend:
         self._events: list[Event] = []
         self._number = 0
         self._refusal = ""  # why the last worker could not be started
+        # Where that is for want of descriptors, the error that says so has yet to be imported, from files.
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._look = 0.0  # when to look at the boards next
 
     def prepare(self, environment: Environment) -> None:
@@ -143,6 +145,7 @@ class LocalBackend:
             process.reap()
         self._processes.clear()
         self._selector.close()
+        self._give_up_spare()
         os.close(self._woken)
         wake, self._wake = self._wake, -1  # its number may become another file's, into which nobody must write
         os.close(wake)
@@ -249,12 +252,18 @@ class LocalBackend:
                 self._events.append(Lost(job, task.index, task.attempt, charged, doom.error(job, task.index)))
 
     def _lose(self, order: Order) -> None:
+        self._give_up_spare()
         from pywren_runtime.errors import WorkerLost
 
         for task in order.call.tasks:
             doom = Doom(WorkerLost, self._refusal)
             job = order.heading.head.job
             self._events.append(Lost(job, task.index, task.attempt, True, doom.error(job, task.index)))
+
+    def _give_up_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
 
 def depth_for(seconds: float | None) -> int:

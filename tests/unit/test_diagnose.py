@@ -316,7 +316,7 @@ def test_text_files_are_refused_however_they_are_open(tmp_path, mode):
     path = tmp_path / "data.txt"
     path.write_text("cloudpickle would send these words")
     with open(path, mode) as file:
-        for holder, where in ((file, "it"), ([file], "its item 0"), (by_value(lambda: log, log=file), "its global")):
+        for holder, where in ((file, "it"), ([file], "its item 0"), (by_value(run, db=file), "its global 'db'")):
             with pytest.raises(PicklingError, match="open file") as caught:
                 StrictPickler(io.BytesIO(), protocol=5).dump(holder)
             text = explain(holder, "it", caught.value)
