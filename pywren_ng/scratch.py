@@ -51,8 +51,11 @@ def _sweep(base: str, prefix: str) -> None:
     for path in left:
         try:
             lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            _remove(path)  # each comes with its lock: this is what a late worker made again, or is going
+            continue
         except OSError:
-            continue  # going, or not ours
+            continue  # not ours
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(path)

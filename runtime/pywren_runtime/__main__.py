@@ -47,6 +47,8 @@ def main() -> None:
         board.announce(current[0], current[1], time.monotonic())
         current[1] += 1
 
+    if not os.path.isdir(fields["root"]):
+        return  # the executor has gone, and its folder must not be made again
     store = open_store(fields["store"])
     store.private = fields["private"]
     worker = Worker(store, root=fields["root"], take_output=capture.take, announce=announce)
