@@ -13,7 +13,6 @@ from pywren_ng.tracker import Cancelled, Ending, Opened, Task
 from pywren_runtime.wire import Outcome, Status
 
 T = TypeVar("T")
-_LOG = logging.getLogger("concurrent.futures")
 
 
 class Keeper(Protocol):
@@ -156,5 +155,5 @@ class Callbacks:
             try:
                 callback()
             except Exception:
-                _LOG.exception("exception calling callback %r", callback)
+                logging.getLogger("concurrent.futures").exception("exception calling callback %r", callback)
         self._queue.put(None)  # for the next who joins

@@ -28,7 +28,7 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
     script = (
         f"from pywren_ng.scratch import Scratch; s = Scratch({str(tmp_path)!r}); print(s.path, flush=True); input()"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True)
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=-1, stdout=-1, text=True)
     with process:
         assert process.stdout is not None
         left = process.stdout.readline().strip()
