@@ -1,6 +1,8 @@
 """How tasks ended, unpacked in the thread that asks, and what their outcomes stored, deleted once it is read."""
 
+import mmap
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
@@ -10,6 +12,8 @@ from pywren_runtime.pickling import Bytes, Ref, loads, refs_of
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Outcome, Status
 
+MAPPINGS = 200  # results that are mapped at a time: each holds a descriptor as long as its value lives; others are read
+
 
 class Endings:
     """Opens the endings of one executor's tasks. Any thread may ask."""
@@ -17,6 +21,7 @@ class Endings:
     def __init__(self, store: Store, is_foreign: Callable[[], bool]) -> None:
         self._store = store
         self._is_foreign = is_foreign
+        self._mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._opening = threading.RLock()  # a stored result can be unpacked only once
 
     def open(self, task: Task) -> Opened:
@@ -59,7 +64,10 @@ class Endings:
         return failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
 
     def _fetch(self, ref: Ref) -> Bytes:
-        return blobs.fetch(self._store, ref)
+        data = blobs.fetch(self._store, ref, mapped=len(self._mapped) < MAPPINGS)
+        if isinstance(data, mmap.mmap):
+            self._mapped.add(data)
+        return data
 
     def discard(self, outcome: Outcome) -> None:
         """Delete what a late, superseded or unpacked outcome has stored."""

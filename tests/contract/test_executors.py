@@ -1256,3 +1256,25 @@ def test_classes_of_a_script_come_back_as_themselves(backend: str, tmp_path: Pat
         backend,
     )
     assert made.split("\n") == ["3 True", "True 8 True True", "True True True", ""]
+
+
+def open_descriptors() -> int:
+    """Counted one by one: there is not everywhere a folder of them."""
+
+    def is_open(number: int) -> bool:
+        try:
+            os.fstat(number)
+        except OSError:
+            return False
+        return True
+
+    return sum(map(is_open, range(4096)))
+
+
+def test_many_kept_results_do_not_use_up_the_descriptors() -> None:
+    with Executor("local", max_workers=2) as ex:
+        before = open_descriptors()
+        kept = ex.map(lambda n: np.full(600_000, n % 256, dtype=np.uint8), range(400)).results()
+        held = open_descriptors() - before
+    assert [int(each[-1]) for each in kept] == [n % 256 for n in range(400)]
+    assert held < 300
