@@ -37,6 +37,26 @@ def result_key(job: str, task: int, round: int, attempt: int, part: int) -> str:
     return f"jobs/{job}/results/{task:08d}.{round}.{attempt}.{part}"
 
 
+def call_key(job: str, task: int, attempt: int) -> str:
+    """Where a Call lies that is too large for an Invoke; it is named by its first task."""
+    return f"jobs/{job}/calls/{task:08d}.{attempt}"
+
+
+def outcome_key(job: str, task: int, round: int) -> str:
+    """Where the one outcome of a task's round lies: whoever puts it first has committed it."""
+    return f"jobs/{job}/outcomes/{task:08d}.{round:04d}"
+
+
+def beat_key(job: str, task: int, attempt: int) -> str:
+    """What a worker puts again and again while its Call runs, one byte longer each time."""
+    return f"jobs/{job}/beats/{task:08d}.{attempt}"
+
+
+def stop_key(job: str) -> str:
+    """What lies there once a job was cancelled: nothing more of it need be started."""
+    return f"jobs/{job}/stopped"
+
+
 class Signer:
     """HMAC-SHA256 with the executor's key over the kind of a frame and its bytes."""
 
@@ -177,6 +197,7 @@ class Status(enum.IntEnum):
     FAILED = 4  # it cannot be had; the payload is an error of ours
     BROKEN = 5  # the same, and no task of this environment can run
     LOST = 6  # the same, but the attempt may be tried again: the worker's surroundings failed, not the task
+    MISSING = 7  # a blob that it needs is gone from the store; the payload is its key
 
 
 @dataclass(frozen=True, slots=True)
