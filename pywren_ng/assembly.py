@@ -49,7 +49,7 @@ class Assembly:
             self.engine = Engine(made, self.store, self.packer.blobs)
             undo.pop_all()
         self.bars = Bars(progress)
-        self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.scratch)
+        self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.store, self.scratch)
 
     def _open(self, url: str | None) -> Store:
         if url is None:
@@ -88,21 +88,22 @@ class Assembly:
         if wait and not self.engine.is_foreign():
             self.bars.close()
             if self._end.detach() is not None:
-                _clear(self.engine, self.scratch)
+                _clear(self.engine, self.store, self.scratch)
 
 
-def _finish(engine: Engine, bars: Bars, scratch: Scratch) -> None:
+def _finish(engine: Engine, bars: Bars, store: Store, scratch: Scratch) -> None:
     """The executor was collected or the interpreter ends: do what was submitted, unless an error ended the script."""
     if engine.is_foreign():
         return  # a forked child ends: nothing of it is its own
     by_error = getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1")
     engine.close(wait=True, kill=by_error)
     bars.close()
-    _clear(engine, scratch)
+    _clear(engine, store, scratch)
 
 
-def _clear(engine: Engine, scratch: Scratch) -> None:
+def _clear(engine: Engine, store: Store, scratch: Scratch) -> None:
     """Remove what lies on the disk; where results have not been asked for yet, with the last who can ask for them."""
+    store.close()  # it opens again for who asks for a result later
     if scratch.has_results():
         weakref.finalize(engine, scratch.close)
     else:

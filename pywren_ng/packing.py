@@ -169,8 +169,8 @@ class Blobs:
 
     def put(self, data: memoryview) -> Ref:
         """Store a piece unless it lies there, and hold it once."""
-        if data.nbytes < OVERLAP or data.nbytes in self._sizes.values():  # perhaps it is there
-            digest = digest_of(data)
+        if data.nbytes < OVERLAP or (not self._store.private and data.nbytes in self._sizes.values()):
+            digest = digest_of(data)  # first, for perhaps it is there
             key = blob_key(digest)
             if self.hold(key):
                 return Ref(key, data.nbytes, digest)

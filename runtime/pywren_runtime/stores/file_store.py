@@ -15,6 +15,7 @@ from stat import S_ISDIR
 from time import time
 
 from pywren_runtime.errors import ConfigError, KeyMissing, StoreError, StoreFull
+from pywren_runtime.pages import Pages
 from pywren_runtime.stores import Buffer, Store, check_key, check_prefix, check_range, flat, is_segment
 
 __all__ = ["FileStore", "open_store"]
@@ -41,6 +42,7 @@ class FileStore:
         self._partial = f"{self._root}/{_PARTIAL}"
         self._token = os.urandom(6).hex()  # other machines may share the folder, and have our process id
         self._serial = count()
+        self._pages = Pages(self._name)
         try:
             os.makedirs(self._partial, exist_ok=True)
             self._sweep()
@@ -63,11 +65,15 @@ class FileStore:
             path = self._path(key)
             if len(data) >= _LOOK_FIRST_FROM and os.path.isfile(path):
                 return False
-        partial, size = self._stage(key if isinstance(key, str) else "a new object", (data,))
+            partial, size = self._stage(key, (data,))
+        else:
+            partial, size = self._stage("a new object", (data,), self._pages.take(len(data)))
         try:
             if not isinstance(key, str):
                 key = key()
                 path = self._path(key)
+                if self.private:
+                    self._pages.prepare(size)
             self._settle(key, size, _link, partial, path)
             return True
         except FileExistsError as error:
@@ -112,7 +118,8 @@ class FileStore:
         return self._path(key)
 
     def close(self) -> None:
-        """Nothing to let go of: no file stays open between calls."""
+        """Give up what is set aside for a next object: no file stays open between calls."""
+        self._pages.close()
 
     # ── reading ──
 
@@ -168,15 +175,20 @@ class FileStore:
 
     # ── writing ──
 
-    def _stage(self, key: str, chunks: Iterable[Buffer]) -> tuple[str, int]:
-        """Write the chunks to a new file that no reader sees; whatever is raised meanwhile, it is removed."""
-        partial = f"{self._partial}/{self._token}-{os.getpid()}-{next(self._serial)}"
-        file = self._create(key, partial)
+    def _name(self) -> str:
+        return f"{self._partial}/{self._token}-{os.getpid()}-{next(self._serial)}"
+
+    def _stage(self, key: str, chunks: Iterable[Buffer], ready: tuple[str, int] | None = None) -> tuple[str, int]:
+        """Write the chunks to a file that no reader sees; whatever is raised meanwhile, it is removed."""
+        partial, allocated = ready or (self._name(), 0)
+        file = self._create(key, partial, new=ready is None)
         size = 0
         try:
             try:
                 for chunk in chunks:
                     size += self._append(file, key, flat(chunk))
+                if size < allocated:
+                    os.ftruncate(file, size)
             finally:
                 self._close(file, key, size)
         except BaseException:
@@ -184,8 +196,8 @@ class FileStore:
             raise
         return partial, size
 
-    def _create(self, key: str, partial: str) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    def _create(self, key: str, partial: str, *, new: bool) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if new else 0)
         try:
             try:
                 return os.open(partial, flags, 0o666)
