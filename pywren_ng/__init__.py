@@ -6,9 +6,13 @@ from pywren_ng.executor import Executor
 from pywren_ng.job import Job
 from pywren_runtime import __version__, errors
 from pywren_runtime.errors import (
+    AccessDenied,
     ConfigError,
+    CredentialsError,
+    FunctionMissing,
     InitializerError,
     KeyMissing,
+    LambdaError,
     ModulesError,
     PackingError,
     PywrenError,
@@ -18,17 +22,22 @@ from pywren_runtime.errors import (
     StoreFull,
     TaskOutOfMemory,
     TaskTimeout,
+    Throttled,
 )
 
 if TYPE_CHECKING:
     from pywren_runtime.errors import WorkerLost
 
 __all__ = [
+    "AccessDenied",
     "ConfigError",
+    "CredentialsError",
     "Executor",
+    "FunctionMissing",
     "InitializerError",
     "Job",
     "KeyMissing",
+    "LambdaError",
     "ModulesError",
     "PackingError",
     "PywrenError",
@@ -38,6 +47,7 @@ __all__ = [
     "StoreFull",
     "TaskOutOfMemory",
     "TaskTimeout",
+    "Throttled",
     "WorkerLost",
     "__version__",
 ]

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import weakref
+from typing import Any
 
 from pywren_ng.backends import Backend
 from pywren_ng.engine import Engine
@@ -21,7 +22,6 @@ from pywren_ng.scratch import Scratch
 from pywren_ng.tracker import Pace
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Store, open_store
-from pywren_runtime.stores.file_store import FileStore
 
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
 PACES = 1000
@@ -39,22 +39,20 @@ class Assembly:
         self.name = f"{backend}-{os.urandom(4).hex()}"
         self._jobs = itertools.count(1)
         self._paces: dict[object, Pace] = {}
+        if max_workers is not None and max_workers <= 0:
+            raise ConfigError(f"max_workers must be greater than 0, not {max_workers}")
         with contextlib.ExitStack() as undo:
             self.scratch = Scratch()
             undo.callback(self.scratch.close)
-            self.store: Store = self._open(store)
+            module = backend_module(backend)
+            self.store: Store = _open(store) if store else module.own_store(self.scratch.path)
             self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
-            made = make_backend(backend, self.store, self.scratch.path, max_workers)
+            made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers)
             undo.callback(made.close)
             self.engine = Engine(made, self.store, self.packer.blobs)
             undo.pop_all()
         self.bars = Bars(progress)
         self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.store, self.scratch)
-
-    def _open(self, url: str | None) -> Store:
-        if url is None:
-            return FileStore(os.path.join(self.scratch.path, "store"), private=True)
-        return open_store(url)
 
     def check_open(self) -> None:
         """RuntimeError where nothing can be submitted any more; BrokenExecutor where nothing can run."""
@@ -110,25 +108,32 @@ def _clear(engine: Engine, store: Store, scratch: Scratch) -> None:
         scratch.close()
 
 
-def make_backend(name: str, store: Store, directory: str, max_workers: int | None) -> Backend:
-    """The backend of that name: a module of ours, or an entry point in the group `pywren_ng.backends`."""
-    if max_workers is not None and max_workers <= 0:
-        raise ConfigError(f"max_workers must be greater than 0, not {max_workers}")
+def _open(url: str) -> Store:
+    """The store at a URL; that in S3 with the client's own credentials, which a worker could not find."""
+    if not url.startswith("s3:"):
+        return open_store(url)
+    from pywren_ng.credentials import open_s3
+
+    return open_s3(url)
+
+
+def backend_module(name: str) -> Any:
+    """The backend of that name: a module of ours, or an entry point in the group `pywren_ng.backends`.
+
+    It has `own_store(directory)`, the store if the user names none, and `make(store, *, directory, max_workers)`.
+    """
     if not name.isidentifier():
         raise _unknown(name)
     try:
-        module = importlib.import_module(f"pywren_ng.backends.{name}_backend")
+        return importlib.import_module(f"pywren_ng.backends.{name}_backend")
     except ModuleNotFoundError as error:
         if error.name != f"pywren_ng.backends.{name}_backend":
             raise
-        from importlib.metadata import entry_points
+    from importlib.metadata import entry_points
 
-        found = list(entry_points(group="pywren_ng.backends", name=name))
-        if not found:
-            raise _unknown(name) from None
-        module = found[0].load()
-    backend: Backend = module.make(store, directory=directory, max_workers=max_workers)
-    return backend
+    for found in entry_points(group="pywren_ng.backends", name=name):
+        return found.load()
+    raise _unknown(name)
 
 
 def _unknown(name: str) -> ConfigError:

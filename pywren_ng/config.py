@@ -189,6 +189,10 @@ def _switch_from_text(text: str) -> bool:
     return ("0", "1", "false", "true").index(text.lower()) % 2 == 1
 
 
+def _one_of(*words: str) -> Callable[[Any], str]:
+    return lambda value: words[words.index(value)]
+
+
 def _at_least(least: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or index(value) < least:
@@ -214,6 +218,8 @@ _POSITIVE = _Kind("greater than 0: a whole number, 1 or more", _at_least(1), int
 _MEGABYTES = _Kind("a whole number of megabytes, 1 or more", _at_least(1), int)
 _SECONDS = _Kind("a number of seconds greater than 0", _seconds, float)
 
+_INVOKE = _Kind("'auto', 'sync' or 'async'", _one_of("auto", "sync", "async"), str)
+
 _KEYS: Mapping[str, tuple[_Kind, object]] = {
     "backend": (_TEXT, "local"),
     "store": (_TEXT, None),
@@ -223,4 +229,6 @@ _KEYS: Mapping[str, tuple[_Kind, object]] = {
     "retries": (_COUNT, 2),
     "progress": (_SWITCH, None),
     "name": (_TEXT, None),
+    "deployment": (_TEXT, None),
+    "invoke": (_INVOKE, "auto"),
 }

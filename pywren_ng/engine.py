@@ -10,6 +10,7 @@ No user's code runs in a turn: results are unpacked where they are asked for, ca
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -20,9 +21,11 @@ from pywren_ng.futures import Callbacks, TaskFuture, finish, is_cancelled
 from pywren_ng.packing import Blobs
 from pywren_ng.tracker import Cancelled, Ending, Lost, Opened, State, Task, Tasks, Tracker, chunk
 from pywren_ng.turns import FOREVER, Turns
-from pywren_runtime.errors import InitializerError, PywrenError
+from pywren_runtime.errors import InitializerError, KeyMissing, PywrenError
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import STATS, Call, Environment, Outcome, Status, TaskCall
+
+RESTORES = 5  # attempts of a task whose blobs were gone before it is charged for that
 
 
 class Engine(Turns):
@@ -127,6 +130,10 @@ class Engine(Turns):
         return False
 
     def _handle(self, event: Event, now: float) -> None:
+        if isinstance(event, Outcome) and event.status is Status.MISSING:
+            # Not in turn: to put a large piece again takes long.
+            threading.Thread(target=self._restore, args=(event,), name="pywren-restore", daemon=True).start()
+            return
         tasks = self._tracker.jobs.get(event.job)
         if tasks is None:
             settled = None
@@ -145,6 +152,18 @@ class Engine(Turns):
         if isinstance(event, Outcome) and event.status is Status.BROKEN and self.broken is None:
             error = self._endings.rebuild(event)
             self._break(error if isinstance(error, InitializerError) else InitializerError(str(error)), error)
+
+    def _restore(self, outcome: Outcome) -> None:
+        """A worker did not find a blob: put it again, and the task anew. Any thread."""
+        job, task, attempt = outcome.job, outcome.task, outcome.attempt
+        try:
+            keys = outcome.payload.decode().split()
+            again = [self._blobs.restore(key) for key in keys]
+            error: PywrenError = KeyMissing(f"task {task} of job {job}: its worker does not find {', '.join(keys)}")
+            lost = Lost(job, task, attempt, attempt > RESTORES and not any(again), error, committed=True)
+        except PywrenError as error:
+            lost = Lost(job, task, attempt, True, error, final=True)
+        self.call(lambda: self._handle(lost, time.monotonic()))
 
     def _settled(self, task: Task, ending: Ending) -> None:
         # `task.ending` itself may be opened and forgotten by now: who waits for it sees it before this is told.

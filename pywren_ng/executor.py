@@ -6,9 +6,8 @@ submit, map ──► Packer ──► Engine ──► Backend ──► worker
 """
 
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from pywren_ng import config
+from pywren_ng.feed import NO_HEADING, Feed, title_of
 from pywren_ng.job import Job, Shelf
-from pywren_ng.packing import Memory, Packed
+from pywren_ng.packing import Packed
 from pywren_ng.tracker import Ending, Heading, Lost, Policy, Task, Tasks
 from pywren_runtime.errors import ConfigError, PywrenError
 from pywren_runtime.modules import Unit
@@ -150,7 +150,7 @@ class Executor(futures.Executor):
         )
         now = time.time()
         try:
-            packed = assembly.packer.function(fn, self._options.policy.retry_on, _title(fn))
+            packed = assembly.packer.function(fn, self._options.policy.retry_on, title_of(fn))
             tasks.held = packed.held
             arguments = assembly.packer.arguments(args, kwargs)
         except PywrenError as error:
@@ -164,7 +164,7 @@ class Executor(futures.Executor):
 
     def _fail(self, tasks: Tasks, error: PywrenError) -> Future[Any]:
         engine = self._assembly.engine
-        task = Task(tasks, 0, _NO_HEADING, b"", (), time.time())
+        task = Task(tasks, 0, NO_HEADING, b"", (), time.time())
         tasks.all.append(task)
         future = task.future = engine.future_of(task)
         engine.ask(lambda: engine.settle(task, error))
@@ -208,7 +208,15 @@ class Executor(futures.Executor):
         shelf.tasks, shelf.length = tasks, _length(iterables)
         title = str(self._options.name or getattr(fn, "__name__", "tasks"))
         watch = functools.partial(assembly.bars.watch, title)
-        feed = _Feed(self, fn, iterables, tasks, remembers=buffersize is None)
+        feed = Feed(
+            assembly.engine,
+            assembly.packer,
+            tasks,
+            fn,
+            iterables,
+            make_heading=functools.partial(self._heading, tasks.job),
+            remembers=buffersize is None,
+        )
         watch(shelf)
         try:
             feed.more(buffersize)
@@ -262,85 +270,6 @@ class Executor(futures.Executor):
         return known
 
 
-class _Feed:
-    """Reads a map's input, packs it and gives it to the engine, as far as it is wanted."""
-
-    def __init__(
-        self,
-        executor: Executor,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        tasks: Tasks,
-        *,
-        remembers: bool,
-    ) -> None:
-        self._executor = executor
-        self._fn = fn
-        self._tasks = tasks
-        self._input: Iterator[tuple[Any, ...]] | None = zip(*iterables, strict=False)
-        # A generator may change and yield one array again and again, and so may a data set's own kind of sequence:
-        # only what is there as a whole is known by its place.
-        settled = all(type(it) in _SETTLED for it in iterables)
-        self._memory: Memory | None = {} if remembers and settled else None
-        self._function: Packed | PywrenError | None = None
-        self._headings: dict[tuple[Unit, ...], Heading] = {}
-
-    def more(self, count: int | None) -> bool:
-        """Take so many further items, or all; whether there may be more."""
-        if self._input is None:
-            return False
-        engine, tasks, step = self._executor._assembly.engine, self._tasks, 32
-        wanted = itertools.islice(self._input, count) if count is not None else self._input
-        while True:
-            now, start = time.time(), len(tasks.all)
-            # Each item is packed before the next is asked for, which may be the same object with other content.
-            made = [self._pack(start + i, args, now) for i, args in enumerate(itertools.islice(wanted, step))]
-            if not made:
-                break
-            tasks.all.extend(task for task, _ in made)
-            ready = [task for task, error in made if error is None]
-            if ready:
-                engine.add(tasks, ready)
-            for task, error in made:
-                if error is not None:
-                    engine.call(lambda task=task, error=error: engine.settle(task, error))  # type: ignore[misc]
-            if count is not None:
-                count -= len(made)
-                if count <= 0:
-                    return True
-            step = min(2 * step, 1024)
-        self._input = self._memory = None
-        return False
-
-    def _pack(self, index: int, args: tuple[Any, ...], now: float) -> tuple[Task, PywrenError | None]:
-        packer = self._executor._assembly.packer
-        try:
-            function = self._packed_function()
-            arguments = packer.arguments(args, {}, self._memory)
-        except PywrenError as error:
-            if error is not self._function:  # else it is every task's
-                error.add_note(f"task {index} of job {self._tasks.job}, before it was sent")
-            return Task(self._tasks, index, _NO_HEADING, b"", (), now), error
-        heading = self._headings.get(arguments.modules)
-        if heading is None:
-            heading = self._executor._heading(self._tasks.job, function, arguments.modules)
-            self._headings[arguments.modules] = heading
-        return Task(self._tasks, index, heading, arguments.data, arguments.held, now), None
-
-    def _packed_function(self) -> Packed:
-        if self._function is None:
-            executor = self._executor
-            try:
-                retry_on = executor._options.policy.retry_on
-                self._function = executor._assembly.packer.function(self._fn, retry_on, _title(self._fn))
-                self._tasks.held = self._function.held
-            except PywrenError as error:
-                self._function = error
-        if isinstance(self._function, PywrenError):
-            raise self._function
-        return self._function
-
-
 class _Nobody:
     """The watcher of a single task: its future is told by the engine."""
 
@@ -354,14 +283,7 @@ class _Nobody:
         pass
 
 
-_SETTLED = frozenset({list, tuple, set, frozenset, dict, range, type({}.values()), itertools.repeat})
 _NOBODY = _Nobody()
-_NO_HEADING = Heading(Head("", b"", b""), Environment(), b"")
-
-
-def _title(fn: object) -> str:
-    name = getattr(fn, "__qualname__", None)  # never its repr: that is the user's code, and may be long or fail
-    return f"the function {name}" if name else f"the callable {type(fn).__qualname__}"
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from pywren_runtime.errors import PackingError, PywrenError
+from pywren_runtime.errors import PackingError, PywrenError, StoreError
 from pywren_runtime.modules import Unit
-from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain
+from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain, set_apart
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import blob_key, module_key
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KNOWN = 1000  # functions whose pickles are remembered
 OVERLAP = 8 << 20  # bytes of a piece from which on it pays to hash and write at the same time
+RIDES = 4096  # bytes of a function that go along with each Call; longer ones are stored where that saves sending them
 SPARE = 1 << 30  # bytes of blobs that are kept though no task needs them: the next job may
 
 
@@ -95,16 +96,29 @@ class Packer:
 
         key = None if retry_on else fingerprint(fn)
         if key is None:
-            return self.pack((fn, retry_on), name)
+            return self._shared(self.pack((fn, retry_on), name))
         known = self._known.get(key)
         if known is None or self._units({key[1]}, [key[0]]) != known.modules:
-            known = self.pack((fn, retry_on), name)
+            known = self._shared(self.pack((fn, retry_on), name))
             if known.held:  # each use must hold its blobs
                 return known
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[key] = known
         return known
+
+    def _shared(self, packed: Packed) -> Packed:
+        """What many Calls carry: stored once, if it is long and the workers are not of this machine."""
+        if self._store.private or len(packed.data) <= RIDES or packed.data[0] != 0:
+            return packed
+        held: list[str] = []
+
+        def store(data: memoryview) -> Ref:
+            ref = self.blobs.put(data)
+            held.append(ref.key)
+            return ref
+
+        return Packed(set_apart(packed.data, store), (*packed.held, *held), packed.modules)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None) -> Packed:
         """Pack one task's arguments; numbers and short text take a shorter way."""
@@ -166,13 +180,14 @@ class Blobs:
         self._sizes: dict[str, int] = {}
         self._spare: OrderedDict[str, int] = OrderedDict()
         self._spare_bytes = 0
+        self._views: dict[str, memoryview] = {}  # of what is held, where somebody else could delete it
 
     def put(self, data: memoryview) -> Ref:
         """Store a piece unless it lies there, and hold it once."""
         if data.nbytes < OVERLAP or (not self._store.private and data.nbytes in self._sizes.values()):
             digest = digest_of(data)  # first, for perhaps it is there
             key = blob_key(digest)
-            if self.hold(key):
+            if self.hold(key, data):
                 return Ref(key, data.nbytes, digest)
             self._store.put_new(key, data)
         else:
@@ -185,13 +200,34 @@ class Blobs:
             self._sizes[key] = data.nbytes
             self._holds[key] = self._holds.get(key, 0) + 1
             self._spare_bytes -= self._spare.pop(key, 0)
+            self._keep(key, data)
         return Ref(key, data.nbytes, digest)
 
-    def hold(self, key: str) -> bool:
+    def _keep(self, key: str, data: memoryview) -> None:
+        if not self._store.private:
+            self._views.setdefault(key, data)
+
+    def restore(self, key: str) -> bool:
+        """Put a piece again that a worker did not find. Whether this call did: it may lie there by now.
+
+        StoreError if it cannot be had again: nobody holds it any more, or its owner has changed it since.
+        """
+        with self._lock:
+            data = self._views.get(key)
+        if data is None or blob_key(digest_of(data)) != key:
+            raise StoreError(
+                f"{key} has gone from {self._store.url} while tasks needed it, and what it was made from has changed "
+                "since; submit them again, and let no life-cycle rule delete what is in use"
+            )
+        return self._store.put_new(key, data)
+
+    def hold(self, key: str, data: memoryview | None = None) -> bool:
         """Hold a piece once more; False if it is not there."""
         with self._lock:
             if key not in self._sizes:
                 return False
+            if data is not None:
+                self._keep(key, data)
             self._holds[key] = self._holds.get(key, 0) + 1
             self._spare_bytes -= self._spare.pop(key, 0)
             return True
@@ -206,6 +242,7 @@ class Blobs:
                 self._holds[key] -= 1
                 if not self._holds[key]:
                     del self._holds[key]
+                    self._views.pop(key, None)
                     self._spare[key] = self._sizes[key]
                     self._spare_bytes += self._sizes[key]
             while self._spare_bytes > SPARE:

@@ -4,7 +4,14 @@ import contextlib
 import fcntl
 import os
 
+from pywren_runtime.stores.file_store import FileStore
+
 ROOM = 2 << 30  # bytes that memory's file system must have free to be used
+
+
+def private_store(directory: str) -> FileStore:
+    """The store in the folder of a Scratch: only this executor's processes write there."""
+    return FileStore(os.path.join(directory, "store"), private=True)
 
 
 class Scratch:

@@ -61,6 +61,8 @@ class Lost:
     attempt: int
     charged: bool
     error: BaseException
+    final: bool = False  # another attempt would fare no better
+    committed: bool = False  # an outcome of it lies in the store: the next attempt needs another round
 
 
 class Cancelled:
@@ -224,10 +226,14 @@ class Tracker:
         ready, heading = first.tasks.ready, first.heading
         taken: list[Task] = []
         while ready and len(taken) < most and ready[0].heading is heading:
+            if taken and ready[0].losses:  # what may take its worker with it goes alone
+                break
             task = ready.popleft()
             task.state = State.OUT
             task.attempt += 1
             taken.append(task)
+            if task.losses:
+                break
         self.ready -= len(taken)
         return taken
 
@@ -250,6 +256,7 @@ class Tracker:
             self._wait(task, now, task.raises)
             return None
         if outcome.status is Status.LOST and task.losses < retries:
+            task.round += 1  # the outcome may lie in the store, where it has committed this one
             task.losses += 1
             self._wait(task, now, task.losses)
             return None
@@ -261,11 +268,12 @@ class Tracker:
         task = tasks.all[lost.task] if tasks else None
         if tasks is None or task is None or task.state is not State.OUT or task.attempt != lost.attempt:
             return None
+        task.round += lost.committed
         if not lost.charged:
             self._again(task)
             return None
         policy = tasks.policy
-        stopped = isinstance(lost.error, TaskTimeout)  # it would take as long again
+        stopped = lost.final or isinstance(lost.error, TaskTimeout)  # it would take as long again
         if task.losses < policy.retries and (not stopped or isinstance(lost.error, policy.retry_on)):
             task.losses += 1
             self._wait(task, now, task.losses)

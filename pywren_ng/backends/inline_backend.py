@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pywren_ng.backends import Event, Order
+from pywren_ng.scratch import private_store
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment
 from pywren_runtime.worker import Worker
@@ -54,6 +55,11 @@ class InlineBackend:
 
     def close(self) -> None:
         self._orders.clear()
+
+
+def own_store(directory: str) -> Store:
+    """Where the executor's data lies if the user names no store."""
+    return private_store(directory)
 
 
 def make(store: Store, *, directory: str, max_workers: int | None) -> InlineBackend:

@@ -19,9 +19,12 @@ from concurrent.futures import CancelledError
 from typing import cast
 
 from pywren_ng.backends import Event, Order
-from pywren_ng.backends.local_process import Doom, LocalProcess, Surroundings
+from pywren_ng.backends.local_process import LocalProcess
+from pywren_ng.scratch import private_store
 from pywren_ng.tracker import Lost
-from pywren_runtime.errors import ConfigError, TaskTimeout
+from pywren_runtime.errors import ConfigError
+from pywren_runtime.process import Doom, too_long
+from pywren_runtime.spawn import Surroundings
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment
 
@@ -126,7 +129,7 @@ class LocalBackend:
             if process.doom is None and any(order.heading.head.job == job for order in process.sent.values()):
                 taken = process.take_back(len(process.sent))
                 others = [number for number, order in taken if order.heading.head.job != job]
-                process.allow(others, dict(taken))
+                process.allow_again(others, dict(taken))
                 recalled += [order for _, order in taken if order.heading.head.job == job]
         return sorted(recalled, key=lambda order: order.call.tasks[0].index)
 
@@ -185,11 +188,7 @@ class LocalBackend:
                 continue
             left = running.since + limit - now
             if left <= 0:
-                process.doom = Doom(
-                    TaskTimeout,
-                    f"it ran for {now - running.since:.3g} s, over its time limit of {limit:g} s, and was stopped; "
-                    "give it more with options(time_limit=…), or less to do",
-                )
+                process.doom = too_long(now - running.since, limit)
                 process.kill()
             else:
                 soonest = min(soonest, left)
@@ -242,7 +241,7 @@ class LocalBackend:
     def _bury(self, process: LocalProcess) -> None:
         """A worker is dead: its running task is charged, those it had not begun are not."""
         self._dismiss(process)
-        number, position, doom = process.post_mortem()
+        number, position, doom = process.post_mortem(next(iter(process.sent), 0))
         stopped = doom.kind is CancelledError
         for sent, order in process.sent.items():
             done = process.done_of(sent)
@@ -271,6 +270,11 @@ def depth_for(seconds: float | None) -> int:
     if seconds is None:
         return 1
     return 1 + min(DEEPEST, int(AHEAD / max(seconds, 1e-6)))
+
+
+def own_store(directory: str) -> Store:
+    """Where the executor's data lies if the user names no store."""
+    return private_store(directory)
 
 
 def make(store: Store, *, directory: str, max_workers: int | None) -> LocalBackend:

@@ -10,6 +10,11 @@
     ├── WorkerLost         (BrokenProcessPool)     the process that ran a task died under it
     ├── InitializerError   (BrokenExecutor)        the initializer failed, so nothing can run
     ├── SignatureError                             bytes that do not carry the executor's signature
+    ├── LambdaError                                AWS Lambda did not run what it was asked to
+    │   ├── AccessDenied     (PermissionError)     a permission is lacking
+    │   ├── CredentialsError (PermissionError)     credentials are missing, wrong or expired
+    │   ├── FunctionMissing  (LookupError)         no function goes by that name there
+    │   └── Throttled                              the account was busy for too long
     └── StoreError         (OSError)               the store did not do what was asked
         ├── KeyMissing     (KeyError)              nothing lies at that key
         └── StoreFull                              no room left
@@ -22,9 +27,13 @@ from pickle import PicklingError
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "AccessDenied",
     "ConfigError",
+    "CredentialsError",
+    "FunctionMissing",
     "InitializerError",
     "KeyMissing",
+    "LambdaError",
     "ModulesError",
     "PackingError",
     "PywrenError",
@@ -34,6 +43,7 @@ __all__ = [
     "StoreFull",
     "TaskOutOfMemory",
     "TaskTimeout",
+    "Throttled",
     "WorkerLost",
 ]
 
@@ -72,6 +82,26 @@ class InitializerError(PywrenError, BrokenExecutor):
 
 class SignatureError(PywrenError):
     """Bytes that should be ours do not carry the executor's signature, and were not loaded."""
+
+
+class LambdaError(PywrenError):
+    """AWS Lambda did not run what it was asked to."""
+
+
+class AccessDenied(LambdaError, PermissionError):
+    """The credentials are good, and do not permit that; the message names the action and the resource."""
+
+
+class CredentialsError(LambdaError, PermissionError):
+    """There are no credentials, or they are wrong or expired; the message says what to run."""
+
+
+class FunctionMissing(LambdaError, LookupError):
+    """No function goes by that name in that region; the message says which command makes it."""
+
+
+class Throttled(LambdaError):
+    """Lambda refused for so long, for want of concurrency, that it was given up."""
 
 
 class StoreError(PywrenError, OSError):

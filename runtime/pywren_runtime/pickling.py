@@ -116,6 +116,13 @@ def dumps_plain(obj: object) -> bytes:
     return b"\0" + pickle.dumps(obj, 5)
 
 
+def set_apart(packed: bytes, store: Store) -> bytes:
+    """The same packed object with its pickle stored apart: many Calls carry it, and each worker fetches it once."""
+    if packed[0] != 0:
+        return packed
+    return b"".join((b"\1", struct.pack("<II", 1, 0), _encode_part(packed[1:], store, True)))
+
+
 def _encode_part(part: Bytes, store: Store, is_apart: bool) -> bytes:
     if not is_apart:
         return struct.pack("<BQ", 0, len(part)) + part
@@ -129,6 +136,11 @@ def refs_of(packed: bytes) -> list[Ref]:
     if packed[0] == 0:
         return []
     return [part for part in _parts(packed)[1] if isinstance(part, Ref)]
+
+
+def has_buffers(packed: bytes) -> bool:
+    """Whether it holds pieces that whoever loads it gets as they are, and may change in place."""
+    return packed[0] != 0 and struct.unpack_from("<I", packed, 5)[0] > 0
 
 
 def _parts(packed: bytes) -> tuple[int, list[bytes | Ref]]:

@@ -23,6 +23,8 @@ KEYS: dict[str, tuple[Any, Any, tuple[str, Any], Any, Any]] = {
     "retries": (2, 0, ("12", 12), 13, 14),
     "progress": (None, True, ("0", False), True, False),
     "name": (None, "argument", ("variable", "variable"), "project", "user"),
+    "deployment": (None, "argument", ("variable", "variable"), "project", "user"),
+    "invoke": ("auto", "sync", ("async", "async"), "auto", "sync"),
 }
 
 SHOW = """
@@ -181,6 +183,8 @@ BAD: dict[str, tuple[list[object], list[str], str]] = {
     "retries": ([-1, 1.5, "2", True], ["-1", "two"], "whole number, 0 or more"),
     "progress": ([0, 1, "true", "no"], ["yes", "2", "-1", "01"], "true or false"),
     "name": (["", 1], [], "text"),
+    "deployment": (["", 1], [], "text"),
+    "invoke": (["asynchronous", "", 1], ["fast"], "'auto', 'sync' or 'async'"),
 }
 
 
@@ -261,6 +265,8 @@ def test_the_table() -> None:
         ["retries", "2", "default"],
         ["progress", "False", "PYWREN_NG_PROGRESS"],
         ["name", "None", "default"],
+        ["deployment", "None", "default"],
+        ["invoke", "auto", "default"],
     ]
     assert len({line.rindex("  ") for line in render(settings).splitlines()}) == 1
 

@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import CancelledError
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -118,6 +119,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(taken) <= most and taken[:1] == ([first] if first else [])
         assert len({task.heading for task in taken}) <= 1, "tasks of two headings in one Call"
         assert all(task.state is State.OUT and task.attempt == before[task] + 1 for task in taken)
+        assert len(taken) == 1 or not any(task.losses for task in taken), "what was lost before does not go alone"
 
     @rule(data=st.data(), status=st.sampled_from(Status))
     def outcome(self, data, status):
@@ -154,16 +156,19 @@ class AnyOrder(RuleBasedStateMachine):
             assert settled is task, "nothing was left to try, and the task did not settle"
         elif counts and expected:
             assert task.state is State.WAITING and (task.losses, task.raises) > (losses, raises)
+            assert task.round == found.round + 1, "the outcome is committed, and the next attempt could not be"
         else:
             assert settled is None and task.state is was, "what is late or a duplicate changed something"
 
-    @rule(data=st.data(), charged=st.booleans(), limit=st.booleans(), late=st.booleans())
-    def lost(self, data, charged, limit, late):
+    @rule(data=st.data(), charged=st.booleans(), limit=st.booleans(), late=st.booleans(), final=st.booleans())
+    def lost(self, data, charged, limit, late, final):
         task = self.pick(data) if late else self.pick(data, (State.OUT,))
         if task is None or not task.attempt:
             return
         attempt = data.draw(st.integers(1, task.attempt)) if late else task.attempt
-        event = loss_of(task, charged=charged, attempt=attempt, error=TaskTimeout("long") if limit else None)
+        error = TaskTimeout("long") if limit else None
+        event = replace(loss_of(task, charged=charged, attempt=attempt, error=error), final=final, committed=late)
+        round = task.round
         was, losses, policy = task.state, task.losses, task.tasks.policy
         settled = self.tracker.lost(event, self.now)
         self.note(task, settled, event.error)
@@ -172,7 +177,8 @@ class AnyOrder(RuleBasedStateMachine):
         elif not charged:
             self.uncharged[task] = self.uncharged.get(task, 0) + 1
             assert task.state is State.READY and task.losses == losses, "charged for what it did not begin"
-        elif losses < policy.retries and (not limit or policy.retry_on):
+            assert task.round == round + late
+        elif losses < policy.retries and (not (limit or final) or (limit and policy.retry_on)):
             assert task.state is State.WAITING and task.losses == losses + 1
         else:
             assert settled is task
