@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import s3_server as s3
+from support.local_aws import LocalAws
 
 STRICT = os.environ.get("TESTS_STRICT", os.environ.get("CI", "0")).lower() in ("1", "true")
 
@@ -42,3 +44,43 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     expected = len(stats.get("xfailed", [])) + len(stats.get("xpassed", []))
     skipped = len(stats.get("skipped", []))
     terminalreporter.line(f"skipped: {skipped}, expected failures: {expected}, strict: {STRICT}")
+
+
+@pytest.fixture(scope="session")
+def s3_keys() -> Iterator[None]:
+    """Credentials in the environment, for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.KEYS.items():
+            patch.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "http_proxy"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_keys: None) -> Iterator[s3.S3Server]:
+    """An S3 server on the loopback, with one bucket."""
+    with s3.ministack() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_double(s3_keys: None) -> Iterator[s3.S3Server]:
+    """The S3 server of the benchmarks."""
+    with s3.double() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def one_local_aws() -> Iterator[LocalAws]:
+    """The session's local AWS, started when a test first asks for it."""
+    with LocalAws() as aws:
+        yield aws
+
+
+@pytest.fixture
+def local_aws(one_local_aws: LocalAws) -> Iterator[LocalAws]:
+    """The local AWS with its knobs as at the start, and counters at zero; functions and warm environments stay."""
+    one_local_aws.reset()
+    yield one_local_aws
+    one_local_aws.reset()

@@ -1,7 +1,7 @@
 """The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD READ PRINT`.
 
-It is started by the local backend and is of no use by hand. The first frame is its greeting: the signing key and
-where the store lies; they come by a pipe so that no other user can see them.
+It is started by the local backend, or on Lambda by the supervisor, and is of no use by hand. The first frame is its
+greeting: the signing key and where the store lies; they come by a pipe so that no other user can see them.
 """
 
 import faulthandler
@@ -12,6 +12,7 @@ import sys
 import time
 
 from pywren_runtime import link
+from pywren_runtime.blobs import Cache, is_remote
 from pywren_runtime.capture import Capture
 from pywren_runtime.stores import open_store
 from pywren_runtime.wire import Call, Signer
@@ -38,7 +39,7 @@ def main() -> None:
         return
     key, fields = greeting[1][:32], json.loads(greeting[1][32:])
     faulthandler.enable(file=os.dup(2))  # the file that the backend reads after a crash
-    limit_memory(fields["memory"])
+    limit_memory(fields["memory"], fields["most"])
     capture = Capture(echo=board.echo, watch=die_with_parent, pipe=(pipe[0], pipe[1]))
     signer = Signer(key)
     current = [0, 0]
@@ -51,7 +52,15 @@ def main() -> None:
         return  # the executor has gone, and its folder must not be made again
     store = open_store(fields["store"])
     store.private = fields["private"]
-    worker = Worker(store, root=fields["root"], take_output=capture.take, announce=announce)
+    cache = Cache(os.path.join(os.path.dirname(fields["root"]), "blobs")) if is_remote(store) else None
+    worker = Worker(
+        store,
+        root=fields["root"],
+        take_output=capture.take,
+        announce=announce,
+        cache=cache,
+        memory=fields["memory"],
+    )
     for number, frame in arrivals:
         current[:] = number, 0
         for outcome in worker.run(Call.decode(signer.open(b"call", frame))):
@@ -60,12 +69,12 @@ def main() -> None:
             board.rest()
 
 
-def limit_memory(megabytes: int | None) -> None:
+def limit_memory(megabytes: int | None, most: int | None) -> None:
     """Let no allocation take this process past its memory: it fails with MemoryError inside the task that asked."""
-    if megabytes is not None:
+    if megabytes is not None or most is not None:
         import resource
 
-        size = megabytes * 1024 * 1024
+        size = min(limit for limit in (megabytes, most) if limit is not None) * 1024 * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 

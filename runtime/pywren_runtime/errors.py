@@ -10,9 +10,9 @@
     ├── WorkerLost         (BrokenProcessPool)     the process that ran a task died under it
     ├── InitializerError   (BrokenExecutor)        the initializer failed, so nothing can run
     ├── SignatureError                             bytes that do not carry the executor's signature
+    ├── CredentialsError   (PermissionError)       AWS credentials are missing, wrong or expired
     ├── LambdaError                                AWS Lambda did not run what it was asked to
     │   ├── AccessDenied     (PermissionError)     a permission is lacking
-    │   ├── CredentialsError (PermissionError)     credentials are missing, wrong or expired
     │   ├── FunctionMissing  (LookupError)         no function goes by that name there
     │   └── Throttled                              the account was busy for too long
     └── StoreError         (OSError)               the store did not do what was asked
@@ -84,16 +84,16 @@ class SignatureError(PywrenError):
     """Bytes that should be ours do not carry the executor's signature, and were not loaded."""
 
 
+class CredentialsError(PywrenError, PermissionError):
+    """There are no AWS credentials, or they are wrong or expired; the message says what to run."""
+
+
 class LambdaError(PywrenError):
     """AWS Lambda did not run what it was asked to."""
 
 
 class AccessDenied(LambdaError, PermissionError):
     """The credentials are good, and do not permit that; the message names the action and the resource."""
-
-
-class CredentialsError(LambdaError, PermissionError):
-    """There are no credentials, or they are wrong or expired; the message says what to run."""
 
 
 class FunctionMissing(LambdaError, LookupError):

@@ -1,40 +1,48 @@
-"""AWS Lambda's entry point: one Call in the event, its Outcomes in the answer.
+"""AWS Lambda's entry point; all that happens is in `pywren_runtime.supervisor`.
 
-    {"call": base64 of a signed Call} ──► run ──► {"outcomes": [base64 of a signed Outcome, …]}
-
-Importing it pulls in the standard library only; everything else is paid for by the first task that needs it.
+initialisation ──► the worker process is started, and no more is imported than that takes
+first event ─────► the supervisor is imported while the worker process imports what it needs
 """
 
-import base64
 import functools
 import os
-import sys
-import tempfile
-from typing import Any
+
+TYPE_CHECKING = False  # type checkers know the name; to import `typing` would take as long as to start the worker
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from pywren_runtime.settings import Settings
+    from pywren_runtime.spawn import Spawned
+    from pywren_runtime.supervisor import Supervisor
+
+    class Invocation(Protocol):
+        """What Lambda says about one Invoke."""
+
+        def get_remaining_time_in_millis(self) -> int:
+            """Until Lambda ends this environment."""
+            ...
 
 
 @functools.cache
-def _worker() -> Any:
-    from pywren_runtime.capture import Capture
-    from pywren_runtime.stores import open_store
-    from pywren_runtime.wire import Signer
-    from pywren_runtime.worker import Worker
+def _begin() -> "tuple[Settings, Spawned]":
+    from pywren_runtime import settings
 
-    log = os.dup(1)
-    capture = Capture(echo=lambda data: os.write(log, data))
-    store = open_store(os.environ["PYWREN_NG_INTERNAL_STORE"])
-    root = os.path.join(tempfile.gettempdir(), "pywren-modules")
-    signer = Signer(bytes.fromhex(os.environ["PYWREN_NG_INTERNAL_KEY"]))
-    return Worker(store, root=root, take_output=capture.take), signer
+    found = settings.read(os.environ)
+    return found, found.spawn()
 
 
-def handle(event: dict[str, str], _: object = None) -> dict[str, list[str]]:
-    """Run the event's Call. An error here means that no task of it was run."""
-    from pywren_runtime.wire import Call
+@functools.cache
+def _supervisor() -> "Supervisor":
+    settings, spawned = _begin()
+    from pywren_runtime.supervisor import Supervisor
 
-    worker, signer = _worker()
-    call = Call.decode(signer.open(b"call", base64.b64decode(event["call"])))
-    frames = (signer.seal(b"outcome", outcome.encode()) for outcome in worker.run(call))
-    answer = [base64.b64encode(frame).decode() for frame in frames]
-    sys.stdout.flush()
-    return {"outcomes": answer}
+    return Supervisor(settings, spawned)
+
+
+def handle(event: object, invocation: "Invocation") -> "dict[str, Any]":
+    """Do what the event asks. An error here means that no outcome was lost, but that perhaps none was made."""
+    return _supervisor().answer(event, invocation.get_remaining_time_in_millis() / 1000)
+
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    _begin()

@@ -14,13 +14,11 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
 
-TICKET: Final = struct.Struct("<Q")
-CALL: Final = struct.Struct("<QI")
-OUTCOME: Final = struct.Struct("<I")
-TAIL: Final = 4096
+TICKET = struct.Struct("<Q")
+CALL = struct.Struct("<QI")
+OUTCOME = struct.Struct("<I")
+TAIL = 4096
 
 
 def read_exactly(fd: int, size: int) -> bytes:
@@ -72,13 +70,16 @@ def calls(frames: int, tickets: int) -> Iterator[tuple[int, bytes]]:
         ticket = os.read(tickets, TICKET.size)
 
 
-@dataclass(frozen=True, slots=True)
 class Running:
     """What the board says: this task of this Call runs since then (seconds of the monotonic clock)."""
 
-    number: int
-    position: int
-    since: float
+    # No dataclass: to import that takes longer than to start a worker, which waits for this module.
+    __slots__ = ("number", "position", "since")
+
+    def __init__(self, number: int, position: int, since: float) -> None:
+        self.number = number
+        self.position = position
+        self.since = since
 
 
 class Board:
@@ -90,7 +91,7 @@ class Board:
     _RUNNING = struct.Struct("<QId")
     _SIZE = struct.Struct("<I")
     _IDLE = 0xFFFFFFFF
-    SIZE: Final = 8192
+    SIZE = 8192
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, self.SIZE)

@@ -138,9 +138,9 @@ def refs_of(packed: bytes) -> list[Ref]:
     return [part for part in _parts(packed)[1] if isinstance(part, Ref)]
 
 
-def has_buffers(packed: bytes) -> bool:
-    """Whether it holds pieces that whoever loads it gets as they are, and may change in place."""
-    return packed[0] != 0 and struct.unpack_from("<I", packed, 5)[0] > 0
+def has_pieces(packed: bytes) -> bool:
+    """Whether it is more than one run of small things, wherever that lies: whoever loads it may change large ones."""
+    return packed[0] != 0 and struct.unpack_from("<II", packed, 1) != (1, 0)
 
 
 def _parts(packed: bytes) -> tuple[int, list[bytes | Ref]]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from pywren_runtime import blobs, failures, initializer
 from pywren_runtime.capture import Meter
-from pywren_runtime.errors import PywrenError, StoreError, StoreFull
+from pywren_runtime.errors import KeyMissing, PywrenError, StoreError, StoreFull
 from pywren_runtime.modules import Installed, Unit
-from pywren_runtime.pickling import Bytes, Ref, digest_of, dumps, dumps_plain, is_plain, loads, refs_of
+from pywren_runtime.pickling import Bytes, Ref, digest_of, dumps, dumps_plain, has_pieces, is_plain, loads, refs_of
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import (
     STATS,
@@ -37,7 +37,7 @@ _NOTHING = contextlib.nullcontext()
 class Worker:
     """Runs Calls one after the other and keeps, between them, bytes and modules but no user's object.
 
-    The function is the exception: it is unpickled once a job, or once a task where it carries buffers, for a
+    The function is the exception: it is unpickled once a job, or once a task where it carries large pieces, for a
     task may change these in place.
     """
 
@@ -48,8 +48,12 @@ class Worker:
         root: str,
         take_output: Callable[[], bytes],
         announce: Callable[[TaskCall], object] = lambda task: None,
+        cache: blobs.Cache | None = None,
+        memory: int | None = None,  # MB that this process may take, where the environment does not say
     ) -> None:
         self._store = store
+        self._cache = cache
+        self._memory = memory
         self._root = root
         self._take_output = take_output
         self._announce = announce
@@ -116,6 +120,8 @@ class Worker:
         if environment.initializer and environment.initializer != self._initialized:
             try:
                 self._made = initializer.run(*loads(environment.initializer, self._fetch))
+            except _Missing:
+                raise
             except BaseException as error:
                 raise _Broken from error
             self._initialized = environment.initializer
@@ -125,15 +131,43 @@ class Worker:
             return self._function
         loaded: tuple[Callable[..., Any], tuple[type[BaseException], ...]] = loads(head.function, self._fetch)
         initializer.hand_on(self._made, loaded[0])
-        if not refs_of(head.function):
+        if not has_pieces(head.function):
             self._function = loaded
         return loaded
 
     def _fetch_module(self, unit: Unit) -> bytes:
-        return self._store.get(module_key(unit.digest))
+        key = module_key(unit.digest)
+        try:
+            return self._store.get(key)
+        except KeyMissing as error:
+            raise self._missing(key, error) from error
 
     def _fetch(self, ref: Ref) -> Bytes:
-        return blobs.fetch(self._store, ref)
+        try:
+            if self._cache is not None:
+                return self._cache.fetch(self._store, ref)
+            return blobs.fetch(self._store, ref)
+        except KeyMissing as error:
+            raise self._missing(ref.key, error) from error
+
+    def _missing(self, key: str, error: KeyMissing) -> Exception:
+        """What was put once may have gone by a rule of the store's, and who put it can do so again."""
+        return error if self._store.private else _Missing(key)
+
+    def _all_missing(self, first: str, head: Head, task: TaskCall) -> list[str]:
+        """The keys of all that is gone, so that one more attempt is enough."""
+        missing = {first: None}
+        initializer = self._environment.initializer
+        for ref in itertools.chain.from_iterable(
+            map(refs_of, filter(None, (initializer, head.function, task.arguments)))
+        ):
+            try:
+                self._fetch(ref)
+            except _Missing as error:
+                missing[error.args[0]] = None
+            except Exception:  # it will be met again, and told then
+                pass
+        return list(missing)
 
     def _pack_value(self, job: str, task: TaskCall, value: object) -> tuple[Status, bytes]:
         if is_plain(value):
@@ -163,8 +197,10 @@ class Worker:
         return dumps(value, store, StrictPickler)
 
     def _pack_error(self, head: Head, task: TaskCall, error: BaseException, phase: str) -> tuple[Status, bytes]:
+        if isinstance(error, _Missing):
+            return Status.MISSING, "\n".join(self._all_missing(error.args[0], head, task)).encode()
         text = failures.text_of(error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error)
-        memory = self._environment.memory
+        memory = self._memory if self._memory is not None else self._environment.memory
         if isinstance(error, _Broken):
             return Status.BROKEN, failures.pack_ours(
                 "InitializerError", f"the initializer failed: {error.__cause__!r}", text
@@ -208,6 +244,10 @@ def _variables(wanted: tuple[tuple[str, str], ...]) -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+class _Missing(Exception):
+    """Something that the client had put lies in the store no more; its key."""
 
 
 class _Broken(Exception):

@@ -6,7 +6,7 @@ No threshold is a time: each is a ratio to what a rival, or another row, did in 
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -79,20 +79,20 @@ def figures_of(samples: Samples) -> Figures:
     }
 
 
-def table(figures: Figures, contestants: list[str]) -> Iterator[str]:
+def table(figures: Figures, contestants: list[str], rows: Sequence[Row] = ROWS) -> Iterator[str]:
     """The medians, a line for each row."""
     yield f"{'':34}" + "".join(f"{name:>14}" for name in contestants)
-    for row in ROWS:
+    for row in rows:
         cells = figures.get(row.name, {})
         shown = [row.text(cells[name]) if name in cells else "–" for name in contestants]
         yield f"{row.title:34}" + "".join(f"{cell:>14}" for cell in shown)
 
 
-def judge(figures: Figures) -> Iterator[tuple[str, str, bool]]:
+def judge(figures: Figures, rows: Sequence[Row] = ROWS) -> Iterator[tuple[str, str, bool]]:
     """Claim, its figures against its thresholds, and whether all are met; KeyError if a figure is missing."""
-    for claim in sorted({row.claim for row in ROWS if row.claim}):
+    for claim in sorted({row.claim for row in rows if row.claim}):
         parts, is_met = [], True
-        for row in ROWS:
+        for row in rows:
             if row.claim == claim:
                 ours = figures[row.name][OURS]
                 met = [_meets(row, target, figures) for target in row.targets]

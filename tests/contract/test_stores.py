@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.s3_server import S3Server
 
 import pywren_runtime.stores
 from pywren_runtime.errors import ConfigError, KeyMissing, StoreError
@@ -22,11 +23,22 @@ SCHEMES = sorted(path.name.removesuffix("_store.py") for path in FOLDER.glob("*_
 
 _numbers = count()
 
-# How to make the URL of an empty store of each kind. One that is missing here fails every test of that store.
-URLS: dict[str, Callable[[Path], str]] = {
-    "memory": lambda folder: f"memory:test-{next(_numbers)}",
-    "file": lambda folder: f"file://{folder}/store-{next(_numbers)}",
-}
+DOUBLE = "s3 double"
+"""The server that benchmarks use must do what it is measured doing."""
+KINDS = [*SCHEMES, DOUBLE]
+Urls = dict[str, Callable[[Path], str]]
+
+
+@pytest.fixture(scope="session")
+def urls(s3_server: S3Server, s3_double: S3Server) -> Urls:
+    """How to make the URL of an empty store of each kind. One that is missing fails every test of that store."""
+    return {
+        "memory": lambda folder: f"memory:test-{next(_numbers)}",
+        "file": lambda folder: f"file://{folder}/store-{next(_numbers)}",
+        "s3": lambda folder: s3_server.url(),
+        DOUBLE: lambda folder: s3_double.url(),
+    }
+
 
 # Writes "w<i>" to the same new keys as its siblings once stdin says go, and prints which of them it won.
 RACER = """
@@ -61,11 +73,11 @@ BAD_KEYS = [
 ]
 
 
-@pytest.fixture(params=SCHEMES)
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param not in URLS:
-        pytest.fail(f"no way to make the URL of a {request.param!r} store for the tests: add one to URLS")
-    return URLS[request.param](tmp_path)
+@pytest.fixture(params=KINDS)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, urls: Urls) -> str:
+    if request.param not in urls:
+        pytest.fail(f"no way to make the URL of a {request.param!r} store for the tests: add one to `urls`")
+    return urls[request.param](tmp_path)
 
 
 @pytest.fixture
@@ -77,7 +89,7 @@ def store(store_url: str) -> Iterator[Store]:
 
 
 def test_every_kind_of_store_is_found() -> None:
-    assert {"memory", "file"} <= set(SCHEMES)
+    assert {"memory", "file", "s3"} <= set(SCHEMES)
 
 
 # ── get and put ──
@@ -322,11 +334,11 @@ some_keys = st.sets(
 
 @given(keys=some_keys, prefix=segments | st.just(""), after=segments | st.just(""))
 @settings(max_examples=150, deadline=None)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_listing_agrees_with_a_sorted_filter(
-    scheme: str, tmp_path_factory: pytest.TempPathFactory, keys: set[str], prefix: str, after: str
+    kind: str, urls: Urls, tmp_path_factory: pytest.TempPathFactory, keys: set[str], prefix: str, after: str
 ) -> None:
-    store = open_store(URLS[scheme](tmp_path_factory.getbasetemp()))
+    store = open_store(urls[kind](tmp_path_factory.getbasetemp()))
     apart = sorted(key for key in keys if not any(other.startswith(key + "/") for other in keys))
     for key in apart:
         store.put(key, b"1")
@@ -420,7 +432,7 @@ def test_one_of_32_racing_threads_wins(store: Store) -> None:
 
 
 def test_one_of_8_racing_processes_wins(store: Store) -> None:
-    if store.local_path("k") is None:
+    if store.url.startswith("memory:"):
         with pytest.raises(KeyMissing):  # nothing outside this process to race with
             store.get("k")
         return
@@ -534,7 +546,7 @@ def test_a_store_is_one_new_file_and_one_that_lacks_its_library_says_so(
     assert open_store("tape:1").url == "memory:1"
     with pytest.raises(ConfigError, match="'drum:1' needs the package 'a_library_that_is_not_there'"):
         open_store("drum:1")
-    with pytest.raises(ConfigError, match="'drum:', 'file:', 'memory:', 'tape:'"):
+    with pytest.raises(ConfigError, match="'drum:', 'file:', 'memory:', 's3:', 'tape:'"):
         open_store("unknown:1")
 
 

@@ -17,7 +17,7 @@ from scene import PATIENCE, Gate, lines, note, until
 
 from pywren_ng import Executor, Job
 from pywren_ng.backends.local_backend import usable_processors
-from pywren_ng.backends.local_process import THREADS
+from pywren_runtime.spawn import THREADS
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from pywren_runtime.link import CALL, TAIL, TICKET, Board, Running, calls, read_exactly, write_all
+from pywren_runtime.link import CALL, TAIL, TICKET, Board, calls, read_exactly, write_all
 
 
 class Pipes:
@@ -168,6 +168,11 @@ def test_write_all_waits_for_room_and_read_exactly_for_bytes() -> None:
 # -- The board
 
 
+def seen(board: Board) -> tuple[int, int, float] | None:
+    running = board.running()
+    return running and (running.number, running.position, running.since)
+
+
 @pytest.fixture
 def boards() -> Iterator[tuple[Board, Board]]:
     """The worker's and the backend's view of one page."""
@@ -184,7 +189,7 @@ def test_the_board_says_what_runs(boards: tuple[Board, Board]) -> None:
     worker.rest()
     assert backend.running() is None
     worker.announce(2**40, 7, 123.5)
-    assert backend.running() == Running(2**40, 7, 123.5)
+    assert seen(backend) == (2**40, 7, 123.5)
     worker.rest()
     assert backend.running() is None
 
@@ -192,7 +197,7 @@ def test_the_board_says_what_runs(boards: tuple[Board, Board]) -> None:
 def test_the_first_task_of_the_first_call_is_not_taken_for_rest(boards: tuple[Board, Board]) -> None:
     worker, backend = boards
     worker.announce(0, 0, 0.0)
-    assert backend.running() == Running(0, 0, 0.0)
+    assert seen(backend) == (0, 0, 0.0)
 
 
 def test_the_board_keeps_the_last_of_what_was_printed(boards: tuple[Board, Board]) -> None:
@@ -211,7 +216,7 @@ def test_neither_half_of_the_board_touches_the_other(boards: tuple[Board, Board]
     worker, backend = boards
     worker.announce(3, 4, 5.0)
     worker.echo(b"x" * 3 * TAIL)
-    assert backend.running() == Running(3, 4, 5.0)
+    assert seen(backend) == (3, 4, 5.0)
     worker.announce(2**64 - 1, 2**32 - 2, 1e300)
     assert backend.tail() == b"x" * TAIL
 

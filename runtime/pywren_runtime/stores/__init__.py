@@ -2,6 +2,7 @@
 
     open_store("memory:<name>")      memory_store.MemoryStore    this process only
     open_store("file:///a/folder")   file_store.FileStore        every process that sees the folder
+    open_store("s3://bucket/prefix") s3_store.S3Store            whoever may read and write the bucket
     open_store("<scheme>:…")         <scheme>_store.open_store, else the entry point in `pywren_ng.stores`
 
 A new store is one new file here, found by its name; the contract suite globs this folder.

@@ -1,0 +1,399 @@
+"""Calls as Invokes of one shared function on AWS Lambda.
+
+    start ─► Flight ─► Invoker ── synchronous ──► answer: outcomes ─────────────┐
+                          └────── asynchronous ─► accepted                      ├─► collect
+    store ◄── outcomes ── worker                     └─► Finder: LIST, GET ─────┘
+          ◄── heartbeats of what runs long ─────────────► lost, if there are none
+
+Every Call that goes out comes back as an outcome or a Lost for each of its tasks. What is known not to have run is sent
+again here and costs its tasks nothing; what may have run is lost, and the tracker decides.
+"""
+
+import base64
+import heapq
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from pywren_ng import config, deployment
+from pywren_ng.backends import Event, Order, lambda_trees
+from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict, concurrency, judge
+from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
+from pywren_ng.backends.lambda_flights import Flight, Limits, after_refusal, choose, event_of, overdue, pause
+from pywren_ng.backends.lambda_watch import Watch
+from pywren_ng.credentials import find, open_s3
+from pywren_ng.deployment import Deployment
+from pywren_ng.tracker import Lost
+from pywren_runtime.aws import endpoint_of
+from pywren_runtime.errors import LambdaError, PywrenError, Throttled
+from pywren_runtime.invoker import Answer, Invoker
+from pywren_runtime.stores import Store, open_store
+from pywren_runtime.wire import Environment, Outcome, Signer, call_key
+
+SYNCHRONOUS = 6_000_000  # bytes of a request; Lambda takes 6,291,556
+ASYNCHRONOUS = 1_000_000
+CONCURRENCY = 1000  # what an account may run at once, unless it says otherwise
+_LOG = logging.getLogger(__name__)
+
+
+class LambdaBackend:
+    """Workers on Lambda, `workers` of them at most, whatever their environments."""
+
+    threaded = True
+
+    def __init__(
+        self, invoker: Invoker, store: Store, where: Deployment, *, workers: int | None, invoke: str, limits: Limits
+    ) -> None:
+        self._wanted = workers
+        self.workers = workers or CONCURRENCY
+        self._invoker = invoker
+        self._where = where
+        self._invoke = invoke
+        self._limits = limits
+        self._signer = Signer(where.key)
+        self._finder = Finder(store, invoker.wake)
+        self._flights: dict[int, Flight] = {}
+        self._starters: dict[int, list[lambda_trees.Load]] = {}
+        self._watches: dict[str, Watch] = {}  # by job
+        self._absent: dict[int, tuple[BaseException, bool]] = {}  # why a flight's outcomes may be missing
+        self._due: list[tuple[float, int]] = []  # when to look at which flight
+        self._events: list[Event] = []
+        self._number = 0
+        self._asked = False  # for the account's limit
+        self._busy_since = math.inf  # since when every answer is that there is no room
+        self._turned = time.monotonic()
+
+    def prepare(self, environment: Environment) -> None:
+        if not self._asked:
+            self._asked = True
+            self._invoker.request(0, "GET", "/2016-08-19/account-settings/")
+
+    def room(self, environment: Environment, seconds: float | None) -> int:
+        return max(0, self.workers - len(self._flights))
+
+    def start(self, orders: Sequence[Order]) -> None:
+        now, new = time.monotonic(), []
+        for order in orders:
+            self._number += 1
+            mode = choose(self._invoke, order, out=len(self._flights), seconds=None, limits=self._limits)
+            name = self._where.function(order.heading.environment.memory, self._number % self._where.copies)
+            flight = Flight(self._number, order, mode, name, now, set(range(len(order.call.tasks))))
+            self._flights[self._number] = flight
+            new.append(flight)
+        later = [flight for flight in new if flight.mode == "async"]
+        if len(later) >= lambda_trees.LEAST:
+            self._plant(later, now)
+            new = [flight for flight in new if flight.mode == "sync"]
+        for flight in new:
+            self._send(flight, now)
+
+    def wait(self, timeout: float) -> object:
+        now = time.monotonic()
+        soonest = self._due[0][0] if self._due else math.inf
+        for watch in self._watches.values():
+            soonest = min(soonest, watch.next())
+        return self._invoker.wait(0.0 if self._finder.found or self._events else max(0.0, min(timeout, soonest - now)))
+
+    def collect(self, waited: object) -> list[Event]:
+        now = time.monotonic()
+        if now - self._turned > self._limits.gap and self._flights:
+            self._excuse(now - self._turned)
+        for answer in self._invoker.collect(waited):
+            self._answered(answer, now)
+        while self._finder.found:
+            self._take(self._finder.found.popleft(), now)
+        while self._due and self._due[0][0] <= now:
+            when, number = heapq.heappop(self._due)
+            flight = self._flights.get(number)
+            if flight is not None and flight.due == when:
+                self._looked_at(flight, now)
+        for watch in self._watches.values():
+            watch.look(self._finder, now)
+        self._turned = time.monotonic()
+        events, self._events = self._events, []
+        return events
+
+    def balance(self) -> None:
+        pass  # each Call has a worker of its own
+
+    def wake(self) -> None:
+        self._invoker.wake()
+
+    def recall(self, job: str) -> list[Order]:
+        waiting = [flight for flight in self._flights.values() if flight.job == job and flight.unsent]
+        for flight in waiting:
+            self._end(flight)
+        return sorted((flight.order for flight in waiting), key=lambda order: order.call.tasks[0].index)
+
+    def stop(self, job: str) -> None:
+        mine = [flight for flight in self._flights.values() if flight.job == job]
+        for flight in mine:
+            self._invoker.forget(flight.number)
+            self._end(flight)
+        if any(not flight.unsent for flight in mine):
+            self._finder.stop(job)
+
+    def close(self) -> None:
+        self._finder.close()
+        self._invoker.close()
+        self._flights.clear()
+
+    # out
+
+    def _send(self, flight: Flight, now: float) -> None:
+        body = self._body(flight)
+        if body:
+            self._post(flight, body, now)
+
+    def _body(self, flight: Flight) -> bytes:
+        """What its Invoke carries; nothing if the Call is too large, which is then put into the store."""
+        flight.unsent = False
+        frame = self._signer.seal(b"call", flight.order.call.encode())
+        most = SYNCHRONOUS if flight.mode == "sync" else ASYNCHRONOUS
+        if 4 * len(frame) // 3 + 100 <= most:
+            return event_of(b"call", base64.b64encode(frame), flight)
+        task, attempt = flight.first
+        self._finder.keep(flight.number, call_key(flight.job, task, attempt), frame)
+        return b""
+
+    def _plant(self, flights: list[Flight], now: float) -> None:
+        """Let workers start these."""
+        loads = [(flight, body) for flight in flights if (body := self._body(flight))]
+        for group in lambda_trees.share(loads):
+            self._number += 1
+            self._starters[self._number] = group
+            body = lambda_trees.starter(group)
+            self._invoker.send(self._number, group[0][0].function, body, event=False, silence=self._limits.begins)
+
+    def _planted(self, group: list[lambda_trees.Load], answer: Answer, now: float) -> None:
+        """What a starter has started is watched; what not, or not for certain, is sent from here."""
+        left = set(range(len(group)))
+        if answer.status == 200 and "x-amz-function-error" not in answer.headers:
+            left = lambda_trees.failed(answer.body, len(group))
+        for place, (flight, body) in enumerate(group):
+            if flight.number not in self._flights:
+                continue  # cancelled meanwhile
+            if place in left:
+                self._post(flight, body, now)
+            else:
+                self._watch(flight, now)
+
+    def _post(self, flight: Flight, body: bytes, now: float) -> None:
+        later = flight.mode == "async"
+        flight.size = len(body)
+        flight.alive = now
+        silence = self._limits.begins if later else self._where.timeout + self._limits.begins
+        self._invoker.send(flight.number, flight.function, body, event=later, silence=silence)
+        self._look_at(flight, now + self._limits.listens)
+
+    # back
+
+    def _answered(self, answer: Answer, now: float) -> None:
+        if answer.tag == 0:
+            self._settle_workers(answer)
+            return
+        group = self._starters.pop(cast(int, answer.tag), None)
+        if group is not None:
+            self._planted(group, answer, now)
+            return
+        flight = self._flights.get(cast(int, answer.tag))
+        if flight is None or flight.watched:
+            return
+        asked = Asked(
+            flight.function, self._where.region, self._invoker.endpoint, self._memory_of(flight.order), flight.size
+        )
+        try:
+            self._judged(flight, judge(answer, asked), answer, now)
+        except PywrenError as error:  # a frame that does not carry our signature
+            self._lose(flight, error, final=True)
+
+    def _judged(self, flight: Flight, verdict: Verdict, answer: Answer, now: float) -> None:
+        if not (isinstance(verdict, Again) and verdict.busy):
+            self._busy_since = math.inf
+        if isinstance(verdict, Done):
+            for frame in verdict.frames:
+                self._bring(flight, frame)
+            self._lose(flight, LambdaError("its worker did not get to it"), charged=False)
+        elif isinstance(verdict, Stored):
+            self._watch(flight, now)
+            if flight.mode == "sync":
+                self._ask(flight, LambdaError("its worker did not get to it"), charged=False)
+        elif isinstance(verdict, Again):
+            self._refused(flight, verdict, answer, now)
+        elif isinstance(verdict, Died) and now - flight.sent >= self._limits.stores:
+            self._watch(flight, now)
+            self._ask(flight, verdict.error, charged=True)
+        else:
+            self._lose(flight, verdict.error, final=isinstance(verdict, Hopeless))
+
+    def _refused(self, flight: Flight, verdict: Again, answer: Answer, now: float) -> None:
+        flight.tries += 1
+        if verdict.busy:
+            self._busy_since = min(self._busy_since, now)
+        step = after_refusal(
+            flight,
+            busy_since=self._busy_since if verdict.busy else None,
+            unknown=verdict.unknown,
+            seconds=answer.seconds,
+            now=now,
+            limits=self._limits,
+        )
+        if step == "again":
+            flight.unsent = True
+            self._look_at(flight, now + pause(flight.tries, self._limits))
+        elif step == "watch":
+            self._watch(flight, now)
+        else:
+            kind = Throttled if verdict.busy else LambdaError
+            error = kind(f"given up after {now - flight.sent:.0f} s and {flight.tries} times: {verdict.why}")
+            self._lose(flight, error, final=not verdict.unknown)
+
+    def _watch(self, flight: Flight, now: float) -> None:
+        """From here on its outcomes are looked for in the store."""
+        flight.watched = True
+        flight.alive = now
+        self._watch_of(flight).add(flight, now)
+        self._look_at(flight, now + self._limits.listens)
+
+    def _ask(self, flight: Flight, absent: BaseException, *, charged: bool) -> None:
+        """Its worker has ended: what does not lie in the store by now is lost, for this reason."""
+        self._absent[flight.number] = absent, charged
+        self._watch_of(flight).ask(flight, self._finder)
+
+    def _watch_of(self, flight: Flight) -> Watch:
+        return self._watches.setdefault(flight.job, Watch(flight.job, self._limits))
+
+    def _take(self, found: Found, now: float) -> None:
+        if isinstance(found, Kept):
+            flight = self._flights.get(found.number)
+            if flight is not None and found.error is None:
+                task, attempt = flight.first
+                self._post(flight, event_of(b"call_key", call_key(flight.job, task, attempt).encode(), flight), now)
+            elif flight is not None:
+                self._lose(flight, cast(BaseException, found.error))
+            return
+        watch = self._watches.get(found.job)
+        if watch is None:
+            return
+        if isinstance(found, Listed):
+            watch.listed(found, self._finder, now)
+        elif isinstance(found, Heard):
+            watch.heard(found, now)
+        elif isinstance(found, Fetched):
+            flight, over = watch.fetched(found, now)
+            if flight is None:
+                return
+            try:
+                if found.frame is not None:
+                    self._bring(flight, found.frame)
+            except PywrenError as error:
+                self._lose(flight, error, final=True)
+            if over:
+                absent, charged = self._absent[flight.number]
+                self._lose(flight, absent, charged=charged)
+            elif not flight.open:
+                self._end(flight)
+
+    def _bring(self, flight: Flight, frame: bytes) -> None:
+        """An outcome of a flight; SignatureError if it is not one of ours, or not of this flight."""
+        outcome = Outcome.decode(self._signer.open(b"outcome", frame))
+        for position in flight.open:
+            task = flight.order.call.tasks[position]
+            if (task.index, task.round) == (outcome.task, outcome.round) and outcome.job == flight.job:
+                flight.open.discard(position)
+                self._events.append(outcome)
+                return
+
+    def _look_at(self, flight: Flight, when: float) -> None:
+        """Look at a flight at that time, and not before."""
+        flight.due = when
+        heapq.heappush(self._due, (when, flight.number))
+
+    def _looked_at(self, flight: Flight, now: float) -> None:
+        """Its time has come: to be sent again, to be listened to, or to be given up."""
+        if flight.unsent:
+            self._send(flight, now)
+            return
+        watch = self._watch_of(flight)
+        watch.heed(flight, now)
+        late = overdue(flight, self._limits)
+        if now < late or not watch.is_sure(late):
+            self._look_at(flight, max(late, now + self._limits.pulse / 4))
+            return
+        from pywren_runtime.errors import WorkerLost
+
+        silent = now - flight.alive
+        charged = flight.mode == "sync" or flight.beats > 0 or flight.order.call.tasks[0].attempt > 1
+        self._invoker.forget(flight.number)
+        self._lose(
+            flight,
+            WorkerLost(
+                f"its worker in {flight.function} gave no sign of life for {silent:.0f} s: the Call was dropped, the "
+                f"environment was ended, or it cannot write to {self._where.store}"
+            ),
+            charged=charged,
+        )
+
+    def _lose(self, flight: Flight, error: BaseException, *, charged: bool = True, final: bool = False) -> None:
+        """What is still open of a flight brings no outcome."""
+        for position in sorted(flight.open):
+            task = flight.order.call.tasks[position]
+            told = _told(error, f"task {task.index} of job {flight.job}")
+            self._events.append(Lost(flight.job, task.index, task.attempt, charged, told, final))
+        self._end(flight)
+
+    def _end(self, flight: Flight) -> None:
+        self._flights.pop(flight.number, None)
+        self._absent.pop(flight.number, None)
+        watch = self._watches.get(flight.job)
+        if watch is not None and watch.drop(flight):
+            del self._watches[flight.job]
+
+    # around
+
+    def _excuse(self, slept: float) -> None:
+        """This process was asleep: what was silent meanwhile had nobody to tell."""
+        for flight in self._flights.values():
+            flight.alive += slept
+            flight.sent += slept
+        if self._busy_since != math.inf:
+            self._busy_since += slept
+
+    def _memory_of(self, order: Order) -> int:
+        return order.heading.environment.memory or self._where.memory
+
+    def _settle_workers(self, answer: Answer) -> None:
+        """The account's concurrency: read once, kept to, and said once."""
+        most = concurrency(answer)
+        if most is None:
+            _LOG.info("the account's concurrency cannot be read; %d at a time it is", self.workers)
+            return
+        _LOG.info("Lambda in %s runs %d at once in this account", self._where.region, most)
+        self.workers = min(self._wanted or most, most)
+
+
+def _told(error: BaseException, task: str) -> BaseException:
+    """The same error, with the task in front: each task has its own."""
+    return type(error)(f"{task}: {error}")
+
+
+def own_store(directory: str) -> Store:
+    """Where the executor's data lies if the user names no store: the deployment's bucket."""
+    url = deployment.load(_setting("deployment")).store
+    return open_s3(url) if url.startswith("s3:") else open_store(url)
+
+
+def make(store: Store, *, directory: str, max_workers: int | None) -> LambdaBackend:
+    """The backend for an executor; ConfigError where no deployment is known."""
+    where = deployment.load(_setting("deployment"))
+    limits = Limits().scaled(float(os.environ.get("PYWREN_NG_INTERNAL_SCALE", "1")))
+    invoker = Invoker(endpoint_of("lambda", where.region), where.region, find())
+    return LambdaBackend(invoker, store, where, workers=max_workers, invoke=_setting("invoke") or "auto", limits=limits)
+
+
+def _setting(key: str) -> str | None:
+    value: str | None = config.load({})[key].value
+    return value

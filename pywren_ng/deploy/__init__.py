@@ -1,0 +1,1 @@
+"""What it takes to run on AWS Lambda: the zip that every function is made of."""

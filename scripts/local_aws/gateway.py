@@ -1,0 +1,171 @@
+"""The one port: signatures are verified here, then each request goes to whoever serves it."""
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
+from xml.etree import ElementTree
+
+from local_aws import refusals, sigv4
+from local_aws.control import Control
+from local_aws.credentials import ACCOUNT, Credential, Keyring
+from local_aws.functions import INTERNAL, Functions
+from local_aws.http1 import Request, Response
+from local_aws.invoke import PATH, Invoker
+from local_aws.s3_proxy import PREFIX, S3Proxy
+from local_aws.s3_requests import Answer, asked_of
+from local_aws.s3_requests import Request as Asking
+from local_aws.upstream import Upstream
+
+SETTINGS = re.compile(r"/2016-08-19/account-settings/?\Z")
+PLACES = {"s3": "s3", "lambda": "lambda", "iam": "iam", "sts": "sts", "cloudformation": "cloudformation"}
+
+
+class Gateway:
+    """Answers every request that comes to the port."""
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring,
+        functions: Functions,
+        invoker: Invoker,
+        control: Control,
+        proxy: S3Proxy,
+        port: int,
+    ) -> None:
+        self._keyring = keyring
+        self._functions = functions
+        self._invoker = invoker
+        self._control = control
+        self._proxy = proxy
+        self._place = ("127.0.0.1", port)
+        self._upstream = Upstream(port)
+
+    async def serve(self, request: Request) -> Response:
+        """The answer to one request."""
+        if request.path.startswith("/_local/"):
+            return await self._control.answer(request)
+        if request.path.startswith(PREFIX):
+            status, body = self._proxy.control(request.method, request.target, request.body)
+            return Response(status, [("Content-Type", "application/json")], body)
+        service = "s3"
+        try:
+            claim = sigv4.claim_of(request)
+            if claim is None:
+                service = service_by_path(request)
+                raise sigv4.Refused("missing", "Missing Authentication Token")
+            service = claim.service
+            credential = sigv4.verify(request, claim, self._keyring, time.time())
+        except sigv4.Refused as refused:
+            self._control.knobs.counters[f"refused_{refused.kind}"] += 1
+            return refusals.refusal(service, refused.kind, refused.text)
+        return await self._admitted(request, claim, credential)
+
+    async def _admitted(self, request: Request, claim: sigv4.Claim, credential: Credential) -> Response:
+        service, region = claim.service, claim.scope[1]
+        if service not in PLACES:
+            return refusals.refusal("query", "not_implemented", f"This local AWS has no service {service}")
+        if credential.deny:
+            action, resource = action_of(request, service, region)
+            if action in credential.deny:
+                text = f"User: {credential.arn} is not authorized to perform: {action} on resource: {resource}"
+                return refusals.refusal(service, "denied", text)
+        if service == "s3":
+            return await self._s3(request)
+        if service == "lambda" and PATH.match(request.path) and request.method == "POST":
+            return await self._invoker.invoke(request, region)
+        return await self._control_plane(request, service, region, credential)
+
+    async def _s3(self, request: Request) -> Response:
+        asking = Asking(request.method, request.target, list(request.headers.items()), request.body)
+        answer = await self._proxy.answer(asking, self._place)
+        headers = list(answer.headers)
+        if answer.size is not None and answer.status not in (204, 304):
+            headers.append(("Content-Length", str(answer.size)))
+        if request.method == "HEAD" or answer.size == 0:
+            async for _ in answer.body:
+                pass
+            return Response(answer.status, headers)
+        return Response(answer.status, headers, pieces(answer))
+
+    async def _control_plane(self, request: Request, service: str, region: str, credential: Credential) -> Response:
+        words = parse_qs(request.body.decode("latin-1")) if service in ("sts", "iam") else {}
+        action = words.get("Action", [""])[0]
+        if action == "GetCallerIdentity":
+            return caller_identity(credential)
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name not in ("authorization", "x-amz-security-token", "accept-encoding")
+        }
+        headers["authorization"] = INTERNAL.format(region=region, service=service)
+        # The emulator reads the whole body before it answers, so nothing is lost by doing the same.
+        response = await self._upstream.forward(Request(request.method, request.target, headers, request.body))
+        body = response.body if isinstance(response.body, bytes) else b"".join([piece async for piece in response.body])
+        if service == "cloudformation" or (service == "lambda" and request.method != "GET"):
+            self._functions.changed()
+        if action in ("AssumeRole", "GetSessionToken", "CreateAccessKey") and response.status == 200:
+            self._learn(body, credential)
+        if SETTINGS.match(request.path) and response.status == 200:
+            body = self._settings(body)
+        kept = [(name, value) for name, value in response.headers if name.lower() != "content-length"]
+        return Response(response.status, kept, body)
+
+    def _learn(self, body: bytes, caller: Credential) -> None:
+        """Accept from now on the keys that the emulator has just made."""
+        found = {element.tag.rpartition("}")[2]: element.text or "" for element in ElementTree.fromstring(body).iter()}
+        expires = None
+        if "Expiration" in found:
+            stamp = re.sub(r"\.\d+", "", found["Expiration"])
+            expires = float(sigv4.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")))
+        token = found.get("SessionToken")
+        arn = found.get("Arn", caller.arn)
+        self._keyring.add(Credential(found["AccessKeyId"], found["SecretAccessKey"], token, expires, arn, caller.deny))
+
+    def _settings(self, body: bytes) -> bytes:
+        answer = json.loads(body)
+        limits = answer["AccountLimit"]
+        reserved = limits["ConcurrentExecutions"] - limits["UnreservedConcurrentExecutions"]
+        limits["ConcurrentExecutions"] = self._control.knobs.settings.account_concurrency
+        limits["UnreservedConcurrentExecutions"] = limits["ConcurrentExecutions"] - reserved
+        return json.dumps(answer).encode()
+
+
+async def pieces(answer: Answer) -> AsyncIterator[bytes]:
+    """The body, piece by piece."""
+    async for piece in answer.body:
+        yield piece
+
+
+def service_by_path(request: Request) -> str:
+    """Whose words to use for a request that names no service."""
+    if re.match(r"/20\d\d-\d\d-\d\d/", request.path):
+        return "lambda"
+    return "query" if request.headers.get("content-type", "").startswith("application/x-www-form") else "s3"
+
+
+def action_of(request: Request, service: str, region: str) -> tuple[str, str]:
+    """The IAM action and resource of a request, as far as denials need them."""
+    if service == "s3":
+        asked = asked_of(Asking(request.method, request.target, list(request.headers.items())))
+        kinds = {"ConditionalPut": "PutObject", "GetRange": "GetObject", "HeadObject": "GetObject"}
+        kinds |= {"ListObjectsV2": "ListBucket", "HeadBucket": "ListBucket", "DeleteObjects": "DeleteObject"}
+        kinds |= dict.fromkeys(("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "PutObject")
+        return f"s3:{kinds.get(asked.kind, asked.kind)}", f"arn:aws:s3:::{request.path.lstrip('/')}"
+    if service == "lambda":
+        if match := PATH.match(request.path):
+            return "lambda:InvokeFunction", f"arn:aws:lambda:{region}:{ACCOUNT}:function:{match[1]}"
+        return ("lambda:GetAccountSettings" if SETTINGS.match(request.path) else "lambda:*"), "*"
+    return f"{service}:{parse_qs(request.body.decode('latin-1')).get('Action', ['*'])[0]}", "*"
+
+
+def caller_identity(credential: Credential) -> Response:
+    """STS's answer to who the caller is."""
+    body = (
+        '<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
+        f"<Arn>{credential.arn}</Arn><UserId>{credential.access_key}</UserId><Account>{ACCOUNT}</Account>"
+        "</GetCallerIdentityResult></GetCallerIdentityResponse>"
+    )
+    return Response(200, [("Content-Type", "text/xml")], body.encode())

@@ -1,0 +1,93 @@
+"""Trees of processes, read from /proc: who descends from whom, what they hold in memory, and an end to all of them."""
+
+import contextlib
+import ctypes
+import os
+import signal
+
+PAGE = os.sysconf("SC_PAGESIZE")
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+CAP_DAC_OVERRIDE = 1
+
+
+def adopt_orphans_and_lower_root() -> None:
+    """For every process started from here: orphans come back to us, and root writes only where modes allow it."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.geteuid() == 0:
+        libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
+
+
+def table() -> dict[int, list[tuple[int, int]]]:
+    """Parent -> its children, each with its resident bytes."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                children.setdefault(int(fields[1]), []).append((int(name), int(fields[21]) * PAGE))
+    return children
+
+
+def descendants(pid: int, children: dict[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Everyone below a process, with resident bytes."""
+    found = list(children.get(pid, ()))
+    for child, _ in found:
+        found += children.get(child, ())
+    return found
+
+
+def held_by(pid: int, children: dict[int, list[tuple[int, int]]]) -> int:
+    """Bytes that a tree holds: anonymous and shared memory of each, file pages once (those of the largest)."""
+    own = files = 0
+    for each in (pid, *(child for child, _ in descendants(pid, children))):
+        values = status_of(each, (b"RssAnon:", b"RssShmem:", b"RssFile:"))
+        own += values[b"RssAnon:"] + values[b"RssShmem:"]
+        files = max(files, values[b"RssFile:"])
+    return own + files
+
+
+def peak_of(pid: int) -> int:
+    """The most a process ever held, in bytes."""
+    return status_of(pid, (b"VmHWM:",))[b"VmHWM:"]
+
+
+def status_of(pid: int, names: tuple[bytes, ...]) -> dict[bytes, int]:
+    """Sizes from a process's status, in bytes; nought for one that is gone."""
+    values = dict.fromkeys(names, 0)
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            name = line.partition(b"\t")[0]
+            if name in values:
+                values[name] = int(line.split()[1]) * 1024
+    return values
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all below it; it is stopped first, so that it starts no more."""
+    if pid <= 0:
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)
+    for child, _ in descendants(pid, table()):
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    kill_group(pid)
+
+
+def kill_group(pid: int) -> None:
+    """Kill what is left of a process's group."""
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def end_all(but: set[int] = frozenset()) -> None:
+    """Kill every descendant of this process, and bury those that are its own."""
+    while below := [pid for pid, _ in descendants(os.getpid(), table()) if pid not in but]:
+        for pid in below:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in below:
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, 0)
