@@ -1215,7 +1215,7 @@ def test_nothing_is_left_on_the_disk(make: Callable[..., Executor]) -> None:
 # -- Scripts
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_classes_of_a_script_come_back_as_themselves(backend: str, tmp_path: Path) -> None:
     made = run_script(
         tmp_path,

@@ -520,13 +520,25 @@ def test_anybody_can_wake_who_waits(make: Make) -> None:
     assert invoker.collect(invoker.wait(600)) == []
 
 
-def test_what_another_thread_sends_is_seen_by_who_waits(make: Make) -> None:
-    with listening(until_gone) as server:
-        invoker = make(server)
-        thread = threading.Thread(target=invoker.send, args=("one", "f", b""), kwargs={"event": True, "silence": 0.1})
+def test_a_limit_sooner_than_who_waits_looks_is_kept(make: Make) -> None:
+    """On a connection that is idle nothing happens when another thread sends, but that somebody is woken."""
+
+    def once(peer: Peer) -> None:
+        peer.request()
+        peer.say(ACCEPTED)
+        until_gone(peer)
+
+    with listening(once) as server:
+        invoker = make(server, limits=Limits(connect=900, idle=900))
+        one(invoker, silence=900)
+        found: list[Answer] = []
+        thread = threading.Thread(target=lambda: found.extend(gather(invoker, 1).values()))
         thread.start()
-        assert gather(invoker, 1)["one"].fault == "silence"
+        while not 0 < invoker._until < float("inf"):  # until it waits
+            os.sched_yield()
+        invoker.send("one", "f", b"", event=True, silence=0.1)
         thread.join()
+        assert found[0].fault == "silence"
 
 
 def test_what_is_forgotten_gets_no_answer(make: Make) -> None:

@@ -4,6 +4,7 @@ import base64
 import os
 import pickle
 import re
+import resource
 import struct
 import sys
 import threading
@@ -297,24 +298,26 @@ def test_to_ask_for_what_the_function_has_is_to_ask_for_nothing(environs: Enviro
 
 
 def test_a_worker_that_the_system_killed_with_its_memory_full_ran_out_of_it(tmp_path: Path) -> None:
-    def fill_and_die() -> None:
+    def fill_and_die(size: int) -> None:
         import mmap
         import os
         import signal
 
-        shared = mmap.mmap(-1, 150 << 20)  # shared pages are resident, and no limit of the process counts them
-        for at in range(0, 150 << 20, 4096):
+        shared = mmap.mmap(-1, size)  # shared pages are resident, and no limit of the process counts them
+        for at in range(0, size, 4096):
             shared[at] = 1
         os.kill(os.getpid(), signal.SIGKILL)
 
+    # More than this process ever had: on Linux a child's peak is at least its parent's.
+    size = max(150 << 20, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) + (50 << 20))
     environs = Environs(tmp_path, memory=128)
     try:
-        [outcome] = environs.run(frame_of(fill_and_die, ()))
+        [outcome] = environs.run(frame_of(fill_and_die, (size,)))
     finally:
         environs.supervisor.close()
     assert outcome.status is Status.FAILED
     assert isinstance(error(outcome), MemoryError)
-    assert re.search(r"SIGKILL.*\d\d\d MB resident.*128 MB.*memory=256", str(error(outcome)))
+    assert re.search(r"SIGKILL.*\d\d\d+ MB resident.*128 MB.*memory=256", str(error(outcome)))
 
 
 # -- Environments
