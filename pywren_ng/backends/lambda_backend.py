@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from pywren_ng import config, deployment
@@ -23,12 +24,12 @@ from pywren_ng.backends import Event, Order, lambda_trees
 from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict, concurrency, judge
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
 from pywren_ng.backends.lambda_flights import Flight, Limits, after_refusal, choose, event_of, overdue, pause
-from pywren_ng.backends.lambda_watch import Watch
+from pywren_ng.backends.lambda_watch import Watch, Watches
 from pywren_ng.credentials import find, open_s3
 from pywren_ng.deployment import Deployment
 from pywren_ng.tracker import Lost
 from pywren_runtime.aws import endpoint_of
-from pywren_runtime.errors import LambdaError, PywrenError, Throttled
+from pywren_runtime.errors import LambdaError, PywrenError, StoreError, Throttled
 from pywren_runtime.invoker import Answer, Invoker
 from pywren_runtime.stores import Store, open_store
 from pywren_runtime.wire import Environment, Outcome, Signer, call_key
@@ -57,7 +58,7 @@ class LambdaBackend:
         self._finder = Finder(store, invoker.wake)
         self._flights: dict[int, Flight] = {}
         self._starters: dict[int, list[lambda_trees.Load]] = {}
-        self._watches: dict[str, Watch] = {}  # by job
+        self._watches = Watches(self._finder, limits)
         self._absent: dict[int, tuple[BaseException, bool]] = {}  # why a flight's outcomes may be missing
         self._due: list[tuple[float, int]] = []  # when to look at which flight
         self._events: list[Event] = []
@@ -65,6 +66,8 @@ class LambdaBackend:
         self._asked = False  # for the account's limit
         self._busy_since = math.inf  # since when every answer is that there is no room
         self._turned = time.monotonic()
+        self._planned = 0.0  # seconds for which the last wait was meant to last at most
+        self._wakes = -math.inf  # when the thread that waits will look by itself
 
     def prepare(self, environment: Environment) -> None:
         if not self._asked:
@@ -76,6 +79,8 @@ class LambdaBackend:
 
     def start(self, orders: Sequence[Order]) -> None:
         now, new = time.monotonic(), []
+        if not self._flights:  # what was before is of no importance: neither refusals nor having had nothing to do
+            self._turned, self._busy_since = now, math.inf
         for order in orders:
             self._number += 1
             mode = choose(self._invoke, order, out=len(self._flights), seconds=None, limits=self._limits)
@@ -91,16 +96,22 @@ class LambdaBackend:
             self._send(flight, now)
 
     def wait(self, timeout: float) -> object:
-        now = time.monotonic()
-        soonest = self._due[0][0] if self._due else math.inf
-        for watch in self._watches.values():
-            soonest = min(soonest, watch.next())
-        return self._invoker.wait(0.0 if self._finder.found or self._events else max(0.0, min(timeout, soonest - now)))
+        self._wakes = math.inf  # before looking: who puts something in between rings
+        try:
+            now = time.monotonic()
+            until = min(now + timeout, self._due[0][0] if self._due else math.inf, self._watches.due)
+            self._wakes = until = now if self._finder.found or self._events else max(now, until)
+            self._planned = until - now
+            return self._invoker.wait(self._planned)
+        finally:
+            self._wakes = -math.inf
 
     def collect(self, waited: object) -> list[Event]:
         now = time.monotonic()
-        if now - self._turned > self._limits.gap and self._flights:
-            self._excuse(now - self._turned)
+        slept = now - self._turned - self._planned
+        if slept > self._limits.gap:
+            self._excuse(slept, now)
+        self._turned, self._planned = now, 0.0
         for answer in self._invoker.collect(waited):
             self._answered(answer, now)
         while self._finder.found:
@@ -110,9 +121,7 @@ class LambdaBackend:
             flight = self._flights.get(number)
             if flight is not None and flight.due == when:
                 self._looked_at(flight, now)
-        for watch in self._watches.values():
-            watch.look(self._finder, now)
-        self._turned = time.monotonic()
+        self._watches.look(now)
         events, self._events = self._events, []
         return events
 
@@ -255,16 +264,13 @@ class LambdaBackend:
         """From here on its outcomes are looked for in the store."""
         flight.watched = True
         flight.alive = now
-        self._watch_of(flight).add(flight, now)
+        self._watches.of(flight.job).add(flight, now)
         self._look_at(flight, now + self._limits.listens)
 
     def _ask(self, flight: Flight, absent: BaseException, *, charged: bool) -> None:
         """Its worker has ended: what does not lie in the store by now is lost, for this reason."""
         self._absent[flight.number] = absent, charged
-        self._watch_of(flight).ask(flight, self._finder)
-
-    def _watch_of(self, flight: Flight) -> Watch:
-        return self._watches.setdefault(flight.job, Watch(flight.job, self._limits))
+        self._watches.of(flight.job).ask(flight, self._finder)
 
     def _take(self, found: Found, now: float) -> None:
         if isinstance(found, Kept):
@@ -283,19 +289,25 @@ class LambdaBackend:
         elif isinstance(found, Heard):
             watch.heard(found, now)
         elif isinstance(found, Fetched):
-            flight, over = watch.fetched(found, now)
-            if flight is None:
-                return
-            try:
-                if found.frame is not None:
-                    self._bring(flight, found.frame)
-            except PywrenError as error:
-                self._lose(flight, error, final=True)
-            if over:
-                absent, charged = self._absent[flight.number]
-                self._lose(flight, absent, charged=charged)
-            elif not flight.open:
-                self._end(flight)
+            self._fetched(watch, found, now)
+        for flight in watch.unread(now):  # for so long that it will not be better soon
+            self._lose(flight, StoreError(f"its outcome cannot be read: {found.fault}"), final=True)
+
+    def _fetched(self, watch: Watch, found: Fetched, now: float) -> None:
+        flight, over = watch.fetched(found, now)
+        if flight is None:
+            return
+        try:
+            if found.frame is not None:
+                self._bring(flight, found.frame)
+        except PywrenError as error:
+            self._lose(flight, error, final=True)
+            return
+        if over:
+            absent, charged = self._absent[flight.number]
+            self._lose(flight, absent, charged=charged)
+        elif not flight.open:
+            self._end(flight)
 
     def _bring(self, flight: Flight, frame: bytes) -> None:
         """An outcome of a flight; SignatureError if it is not one of ours, or not of this flight."""
@@ -304,20 +316,23 @@ class LambdaBackend:
             task = flight.order.call.tasks[position]
             if (task.index, task.round) == (outcome.task, outcome.round) and outcome.job == flight.job:
                 flight.open.discard(position)
-                self._events.append(outcome)
+                # An earlier attempt, given up too soon, may have committed this round: then that is how it ended.
+                self._events.append(replace(outcome, attempt=task.attempt) if outcome.attempt < task.attempt else outcome)
                 return
 
     def _look_at(self, flight: Flight, when: float) -> None:
         """Look at a flight at that time, and not before."""
         flight.due = when
         heapq.heappush(self._due, (when, flight.number))
+        if when < self._wakes:
+            self._invoker.wake()
 
     def _looked_at(self, flight: Flight, now: float) -> None:
         """Its time has come: to be sent again, to be listened to, or to be given up."""
         if flight.unsent:
             self._send(flight, now)
             return
-        watch = self._watch_of(flight)
+        watch = self._watches.of(flight.job)
         watch.heed(flight, now)
         late = overdue(flight, self._limits)
         if now < late or not watch.is_sure(late):
@@ -348,17 +363,15 @@ class LambdaBackend:
     def _end(self, flight: Flight) -> None:
         self._flights.pop(flight.number, None)
         self._absent.pop(flight.number, None)
-        watch = self._watches.get(flight.job)
-        if watch is not None and watch.drop(flight):
-            del self._watches[flight.job]
+        self._watches.drop(flight)
 
     # around
 
-    def _excuse(self, slept: float) -> None:
+    def _excuse(self, slept: float, now: float) -> None:
         """This process was asleep: what was silent meanwhile had nobody to tell."""
         for flight in self._flights.values():
-            flight.alive += slept
-            flight.sent += slept
+            flight.alive = min(now, flight.alive + slept)
+            flight.sent = min(now, flight.sent + slept)
         if self._busy_since != math.inf:
             self._busy_since += slept
 

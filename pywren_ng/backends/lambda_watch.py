@@ -5,6 +5,7 @@ import math
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Heard, Listed
 from pywren_ng.backends.lambda_flights import Flight, Limits
 
+COARSE = 2e-5  # seconds, for each job, between two times at which all are gone through
 Key = tuple[int, int]  # a task and its round
 
 
@@ -24,6 +25,7 @@ class Watch:
         self._hearing = False
         self._hear_at = math.inf
         self._heard = -math.inf  # when the last look for heartbeats that ended well began
+        self._unlisted = self._unfetched = math.inf  # since when every look has failed
 
     def add(self, flight: Flight, now: float) -> None:
         """Look for the outcomes of a flight until they are there."""
@@ -75,6 +77,7 @@ class Watch:
     def listed(self, found: Listed, finder: Finder, now: float) -> None:
         """Fetch what has appeared; the next look comes soon if something did."""
         self._listing = False
+        self._unlisted = min(self._unlisted, now) if found.fault else math.inf
         new = [key for key in found.keys if key in self._wanted and key not in self._fetching]
         self._pause = self._limits.fresh if new else min(2 * self._pause, self._limits.idle)
         self._list_at = now + self._pause
@@ -97,10 +100,17 @@ class Watch:
         """Whether heartbeats up to that time have been looked for."""
         return self._heard >= then
 
+    def unread(self, now: float) -> list[Flight]:
+        """Whose outcomes could not be looked for or read for longer than is borne."""
+        if now - min(self._unlisted, self._unfetched) <= self._limits.away:
+            return []
+        return list(dict.fromkeys(self._wanted.values()))
+
     def fetched(self, found: Fetched, now: float) -> tuple[Flight | None, bool]:
         """Whose outcome this is, and whether what is still open of that flight will not come."""
         key = (found.task, found.round)
         self._fetching.discard(key)
+        self._unfetched = min(self._unfetched, now) if found.fault else math.inf
         flight = self._wanted.get(key)
         if flight is None:
             return None, False
@@ -114,3 +124,46 @@ class Watch:
             return flight, False
         last.discard(key)
         return flight, not last
+
+
+class Watches:
+    """Those of all jobs. There may be thousands, for each `submit` is a job: they are gone through only when something
+    is due, and then for all that is due."""
+
+    def __init__(self, finder: Finder, limits: Limits) -> None:
+        self.due = math.inf  # when to look next; any thread may read it
+        self._finder = finder
+        self._limits = limits
+        self._all: dict[str, Watch] = {}
+        self._touched: list[Watch] = []
+        self._not_before = 0.0
+
+    def of(self, job: str) -> Watch:
+        """A job's; `look` is to follow."""
+        if job not in self._all:
+            self._all[job] = Watch(job, self._limits)
+        self._touched.append(self._all[job])
+        return self._all[job]
+
+    def get(self, job: str) -> Watch | None:
+        """A job's, if anything is looked for; `look` is to follow."""
+        return self.of(job) if job in self._all else None
+
+    def drop(self, flight: Flight) -> None:
+        """A flight is over."""
+        watch = self._all.get(flight.job)
+        if watch is not None and watch.drop(flight):
+            del self._all[flight.job]
+
+    def look(self, now: float) -> None:
+        """Look for what is due."""
+        soonest = min((watch.next() for watch in self._touched), default=math.inf)
+        self._touched.clear()
+        self.due = max(min(self.due, soonest), self._not_before)
+        if now >= self.due:
+            self.due = math.inf
+            for watch in self._all.values():
+                watch.look(self._finder, now)
+                self.due = min(self.due, watch.next())
+            self._not_before = now + COARSE * len(self._all)
+            self.due = max(self.due, self._not_before)

@@ -178,7 +178,7 @@ class WorkerProcess:
                 return self._popen.poll() is not None
             if pid:
                 self._popen.returncode = os.waitstatus_to_exitcode(status)
-                # Linux counts what this process held when it forked as the child's: what is not above that says nothing.
+                # Linux counts what this process held when it forked as the child's: what is not above says nothing.
                 if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
                     self.peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return self._popen.returncode is not None

@@ -110,8 +110,9 @@ class Functions:
                 raise RuntimeError(
                     f"the emulator did not give back the zip that was deployed: {status}, {len(body)} bytes"
                 )
-            unpack(body, target)
-            self.manifests[target] = manifest(target)
+            if not target.exists():  # another Invoke may have been as quick
+                unpack(body, target)
+                self.manifests[target] = manifest(target)
         return target
 
     def touched(self) -> list[str]:

@@ -4,6 +4,7 @@ The scripts that `test_shutdown` starts import this module too, so it imports an
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,26 @@ def pywren(
     from pywren_ng import Executor as PywrenExecutor
 
     return PywrenExecutor("local", max_workers=max_workers, initializer=initializer, initargs=initargs)
+
+
+def pywren_lambda(
+    max_workers: int | None = None,
+    *,
+    mp_context: None = None,
+    initializer: Initializer | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Executor:
+    """`Executor("lambda")` on the deployment that the environment names: see `on_lambda`."""
+    from pywren_ng import Executor as PywrenExecutor
+
+    return PywrenExecutor("lambda", max_workers=max_workers, initializer=initializer, initargs=initargs)
+
+
+def local_aws() -> AbstractContextManager[object]:
+    """The surroundings of `pywren_lambda`."""
+    from on_lambda import local_deployment
+
+    return local_deployment()
 
 
 def loky(
@@ -44,8 +65,10 @@ class Subject:
 
     name: str
     make: Callable[..., Executor]
-    requirement: str | None = None
+    requirements: tuple[str, ...] = ()
     """What pip must install for it; "." is this repository."""
+    surroundings: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What must be there while it is tested."""
     start_method: str | None = None
     """Multiprocessing's, for the one executor that has one."""
     standard: bool = False
@@ -57,9 +80,15 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject(name="pywren", make=pywren, requirement="."),
+    Subject(name="pywren", make=pywren, requirements=(".",)),
+    Subject(
+        name="pywren-lambda",
+        make=pywren_lambda,
+        requirements=(".", "awslambdaric", "ministack", "pytest"),
+        surroundings=local_aws,
+    ),
     # A pool of loky's that broke leaves a thread behind now and then.
-    Subject(name="loky", make=loky, requirement="loky", tidy=False),
+    Subject(name="loky", make=loky, requirements=("loky",), tidy=False),
     Subject(name="processes", make=ProcessPoolExecutor, start_method="spawn", standard=True),
     Subject(name="threads", make=ThreadPoolExecutor, standard=True, threads=True),
 )

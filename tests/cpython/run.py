@@ -127,10 +127,11 @@ def main() -> int:
     support.verbose = False
     exempt = read_exempt(cases.FOLDER / "exempt" / f"{chosen.name}.txt")
     tally = Tally({test: why for test, why in exempt.items() if options.only in test}, tidy=chosen.tidy)
-    for case in cases.build(chosen):
-        for test in unittest.defaultTestLoader.loadTestsFromTestCase(case):
-            if isinstance(test, unittest.TestCase) and options.only in name_of(test):
-                test.run(tally)
+    with chosen.surroundings():
+        for case in cases.build(chosen):
+            for test in unittest.defaultTestLoader.loadTestsFromTestCase(case):
+                if isinstance(test, unittest.TestCase) and options.only in name_of(test):
+                    test.run(tally)
     return 0 if report(tally, 0 if options.only else options.least, options.show_exempt) else 1
 
 

@@ -76,4 +76,8 @@ def race(run: Callable[[], bool]) -> int:
         return run()
 
     with ThreadPoolExecutor(2) as pool:
-        return sum(pool.map(start, range(2)))
+        try:
+            return sum(pool.map(start, range(2)))
+        except BaseException:
+            barrier.abort()  # if there can be no second thread, the first would wait for it without end
+            raise
