@@ -9,7 +9,7 @@ import pytest
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"asyncio", "boto3", "botocore", "cloudpickle", "multiprocessing", "numpy", "redis", "tqdm"}
+HEAVY = {"asyncio", "boto3", "botocore", "cloudpickle", "multiprocessing", "numpy", "obstore", "redis", "tqdm"}
 PULLED = """
 import json, sys
 before = set(sys.modules)
