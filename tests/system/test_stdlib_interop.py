@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import queue
-import select
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scene import Gate, pass_gate
 from tqdm import tqdm
 
 from pywren_ng import Executor
@@ -37,44 +37,11 @@ def other() -> Iterator[Executor]:
         yield made
 
 
-class Gate:
-    """A door between this process and a task: the task says that it came, and stays until it is let go."""
-
-    def __init__(self, folder: Path) -> None:
-        self.paths = [str(folder / name) for name in ("came", "go")]
-        for path in self.paths:
-            os.mkfifo(path)
-        # Open for both directions, so that neither opening nor writing ever waits for the other side.
-        self._came, self._go = (os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in self.paths)
-
-    def wait_for_task(self) -> None:
-        assert select.select([self._came], [], [], PATIENCE)[0], "the task never started"
-        os.read(self._came, 1)
-
-    def let_go(self) -> None:
-        os.write(self._go, b"g")
-
-    def close(self) -> None:
-        os.write(self._go, b"g" * 100)
-        for path in self.paths:
-            os.unlink(path)
-        os.close(self._came)
-        os.close(self._go)
-
-
-def pass_gate(paths: list[str], value: object = None) -> object:
-    came, go = paths
-    with open(came, "wb", buffering=0) as out, open(go, "rb", buffering=0) as into:
-        out.write(b"c")
-        into.read(1)
-    return value
-
-
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
     made = Gate(tmp_path)
     yield made
-    made.close()
+    made.let_go(100)  # or what a failed test leaves behind would stay
 
 
 # -- The classes
