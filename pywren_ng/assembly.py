@@ -49,7 +49,7 @@ class Assembly:
             self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
             made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers)
             undo.callback(made.close)
-            self.engine = Engine(made, self.store, self.packer.blobs)
+            self.engine = Engine(made, self.store, self.packer)
             undo.pop_all()
         self.bars = Bars(progress)
         self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.store, self.scratch)

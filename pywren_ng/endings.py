@@ -1,5 +1,6 @@
 """How tasks ended, unpacked in the thread that asks, and what their outcomes stored, deleted once it is read."""
 
+import contextlib
 import mmap
 import threading
 import weakref
@@ -8,6 +9,7 @@ from concurrent.futures import CancelledError
 
 from pywren_ng.tracker import Cancelled, Forgotten, Opened, Task
 from pywren_runtime import blobs, failures
+from pywren_runtime.errors import StoreError
 from pywren_runtime.pickling import Bytes, Ref, loads, refs_of
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Outcome, Status
@@ -70,6 +72,8 @@ class Endings:
         return data
 
     def discard(self, outcome: Outcome) -> None:
-        """Delete what a late, superseded or unpacked outcome has stored."""
+        """Delete what a late, superseded or unpacked outcome has stored. What cannot be deleted stays: no task is
+        worse for it."""
         if outcome.payload[:1] == b"\1" and not self._is_foreign():
-            self._store.delete_many([ref.key for ref in refs_of(outcome.payload)])
+            with contextlib.suppress(StoreError):
+                self._store.delete_many([ref.key for ref in refs_of(outcome.payload)])

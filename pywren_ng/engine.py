@@ -18,7 +18,7 @@ from concurrent.futures import CancelledError
 from pywren_ng.backends import Backend, Event, Order
 from pywren_ng.endings import Endings
 from pywren_ng.futures import Callbacks, TaskFuture, finish, is_cancelled
-from pywren_ng.packing import Blobs
+from pywren_ng.packing import Packer
 from pywren_ng.tracker import Cancelled, Ending, Lost, Opened, State, Task, Tasks, Tracker, chunk
 from pywren_ng.turns import FOREVER, Turns
 from pywren_runtime.errors import InitializerError, KeyMissing, PywrenError
@@ -31,10 +31,11 @@ RESTORES = 5  # attempts of a task whose blobs were gone before it is charged fo
 class Engine(Turns):
     """Runs jobs on a backend until it is closed. What is said to be "in turn" is reached by `call` or `ask` only."""
 
-    def __init__(self, backend: Backend, store: Store, blobs: Blobs) -> None:
+    def __init__(self, backend: Backend, store: Store, packer: Packer) -> None:
         self.workers = backend.workers
         self.broken: BaseException | None = None
-        self._blobs = blobs
+        self._blobs = packer.blobs
+        self._put_again = packer.restore
         self._tracker = Tracker()
         self._endings = Endings(store, self.is_foreign)
         self._callbacks = Callbacks()
@@ -132,7 +133,10 @@ class Engine(Turns):
     def _handle(self, event: Event, now: float) -> None:
         if isinstance(event, Outcome) and event.status is Status.MISSING:
             # Not in turn: to put a large piece again takes long.
-            threading.Thread(target=self._restore, args=(event,), name="pywren-restore", daemon=True).start()
+            try:
+                threading.Thread(target=self._restore, args=(event,), name="pywren-restore", daemon=True).start()
+            except RuntimeError:  # too many threads, or the interpreter ends
+                self._restore(event)
             return
         tasks = self._tracker.jobs.get(event.job)
         if tasks is None:
@@ -158,7 +162,7 @@ class Engine(Turns):
         job, task, attempt = outcome.job, outcome.task, outcome.attempt
         try:
             keys = outcome.payload.decode().split()
-            again = [self._blobs.restore(key) for key in keys]
+            again = [self._put_again(key) for key in keys]
             error: PywrenError = KeyMissing(f"task {task} of job {job}: its worker does not find {', '.join(keys)}")
             lost = Lost(job, task, attempt, attempt > RESTORES and not any(again), error, committed=True)
         except PywrenError as error:

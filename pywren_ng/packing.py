@@ -6,9 +6,11 @@ arguments ─► pickle ─────► packed, each task ──┴─► Hea
                └─ pieces of 64 KiB and more ─► Blobs ─────────────┴─► Store
 """
 
+import contextlib
+import itertools
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -49,7 +51,7 @@ class Packer:
         self.blobs = Blobs(store)
         self._store = store
         self._modules = modules
-        self._sent: set[str] = set()
+        self._sent: dict[str, Unit] = {}  # by where their archives lie
         self._known: dict[tuple[Any, ...], Packed] = {}
 
     def pack(self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False) -> Packed:
@@ -133,10 +135,18 @@ class Packer:
             return ()
         units = self._modules.units(names, codes)
         for unit in units:
-            if unit.digest not in self._sent:
-                self._store.put_new(module_key(unit.digest), self._modules.archive(unit))
-                self._sent.add(unit.digest)
+            key = module_key(unit.digest)
+            if key not in self._sent:
+                self._store.put_new(key, self._modules.archive(unit))
+                self._sent[key] = unit
         return units
+
+    def restore(self, key: str) -> bool:
+        """Put again what a worker did not find; see `Blobs.restore`."""
+        unit = self._sent.get(key)
+        if unit is None or self._modules is None:
+            return self.blobs.restore(key)
+        return self._store.put_new(key, self._modules.archive(unit))
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, object]]:
@@ -180,6 +190,7 @@ class Blobs:
         self._sizes: dict[str, int] = {}
         self._spare: OrderedDict[str, int] = OrderedDict()
         self._spare_bytes = 0
+        self._coming: Counter[str] = Counter()  # being put: not to be deleted between the put and the hold
         self._views: dict[str, memoryview] = {}  # of what is held, where somebody else could delete it
 
     def put(self, data: memoryview) -> Ref:
@@ -189,13 +200,28 @@ class Blobs:
             key = blob_key(digest)
             if self.hold(key, data):
                 return Ref(key, data.nbytes, digest)
-            self._store.put_new(key, data)
-        else:
-            with ThreadPoolExecutor(1) as pool:  # hash and write at the same time
-                hashing = pool.submit(digest_of, data)
-                self._store.put_new(lambda: blob_key(hashing.result()), data)
+            with self._put(key):
+                self._store.put_new(key, data)
+                return self._held(key, digest, data)
+        with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as putting:  # hash and write at the same time
+            hashing = pool.submit(digest_of, data)
+            self._store.put_new(lambda: putting.enter_context(self._put(blob_key(hashing.result()))), data)
             digest = hashing.result()
-            key = blob_key(digest)
+            return self._held(blob_key(digest), digest, data)
+
+    @contextlib.contextmanager
+    def _put(self, key: str) -> Iterator[str]:
+        with self._lock:
+            self._coming[key] += 1
+        try:
+            yield key
+        finally:
+            with self._lock:
+                self._coming[key] -= 1
+                if not self._coming[key]:
+                    del self._coming[key]
+
+    def _held(self, key: str, digest: bytes, data: memoryview) -> Ref:
         with self._lock:
             self._sizes[key] = data.nbytes
             self._holds[key] = self._holds.get(key, 0) + 1
@@ -245,10 +271,12 @@ class Blobs:
                     self._views.pop(key, None)
                     self._spare[key] = self._sizes[key]
                     self._spare_bytes += self._sizes[key]
-            while self._spare_bytes > SPARE:
-                key, size = self._spare.popitem(last=False)
-                self._spare_bytes -= size
-                del self._sizes[key]
-                gone.append(key)
+            spare = list(self._spare) if self._spare_bytes > SPARE else []
+            for key in itertools.takewhile(lambda _: self._spare_bytes > SPARE, spare):
+                if key not in self._coming:
+                    self._spare_bytes -= self._spare.pop(key)
+                    del self._sizes[key]
+                    gone.append(key)
             if gone:  # under the lock: a `put` of the same piece must come before or after, not between
-                self._store.delete_many(gone)
+                with contextlib.suppress(StoreError):  # what cannot be deleted stays, and no task is worse for it
+                    self._store.delete_many(gone)

@@ -355,3 +355,46 @@ def test_a_piece_that_somebody_changed_in_the_store_is_refused(tmp_path):
         ex.store.put(key, bytes(320_000))
         error = ex.submit(lambda a: a.sum(), array).exception(60)
         assert type(error).__name__ == "SignatureError" and key in str(error)
+
+
+def test_a_piece_is_not_deleted_between_its_put_and_its_hold(monkeypatch):
+    """Two put the same; one has released it, and it is in the way, before the other holds it."""
+    monkeypatch.setattr(packing, "SPARE", 0)
+    inside, go = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def put_new(self, key, data):
+            done = super().put_new(key, data)
+            if threading.current_thread() is not threading.main_thread():
+                inside.set()
+                assert go.wait(30)
+            return done
+
+    store = Slow("slow")
+    blobs = Blobs(store)
+    other = threading.Thread(target=blobs.put, args=(data_of(6),))
+    other.start()
+    assert inside.wait(30)
+    ref = blobs.put(data_of(6))
+    blobs.release([ref.key])
+    go.set()
+    other.join()
+    assert store.get(ref.key) == bytes(data_of(6))
+
+
+def test_a_module_that_has_gone_from_the_store_is_put_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone_helpers.py").write_text("def double(x):\n    return 2 * x\n")
+    from pywren_ng.environment import LocalModules
+
+    store = MemoryStore("modules")
+    packer = Packer(store, LocalModules())
+    import gone_helpers
+
+    (unit,) = packer.function(gone_helpers.double, (), "double").modules
+    (key,) = [key for key, _ in store.keys("modules/")]
+    before = store.get(key)
+    store.delete_many([key])
+    assert packer.restore(key) and store.get(key) == before and key.endswith(unit.digest)
+    assert not packer.restore(key)
