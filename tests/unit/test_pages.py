@@ -94,3 +94,13 @@ def test_tasks_see_their_own_array_and_no_later_one() -> None:
         arrays = [np.full(LEAST // 8 + i, float(i)) for i in range(6)]
         futures = [ex.submit(lambda a: (float(a.sum()), len(a)), array) for array in arrays]
         assert [f.result() for f in futures] == [(float(a.sum()), len(a)) for a in arrays]
+
+
+def test_a_file_that_was_taken_is_nobody_elses(tmp_path: Path) -> None:
+    several = Pages(lambda: str(tmp_path / "next"))
+    several.prepare(LEAST)
+    if several._making is not None:
+        several._making.join()
+    assert several.take(LEAST) == (str(tmp_path / "next"), LEAST)
+    assert several.take(LEAST) is None
+    several.close()
