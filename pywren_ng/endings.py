@@ -63,7 +63,15 @@ class Endings:
             return Opened(None, error)
 
     def rebuild(self, outcome: Outcome) -> BaseException:
-        return failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
+        """The error of a failed outcome, with a note of what only the client knows."""
+        error = failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
+        missing = error.name if isinstance(error, ModuleNotFoundError) and not self._store.private else None
+        if missing and _is_here(missing.partition(".")[0]):
+            error.add_note(
+                f"{missing!r} is installed here and not in the worker: what runs on Lambda has the packages that its "
+                "deployment was made with, and none of this machine's; do without it, or deploy a runtime that has it"
+            )
+        return error
 
     def _fetch(self, ref: Ref) -> Bytes:
         data = blobs.fetch(self._store, ref, mapped=len(self._mapped) < MAPPINGS)
@@ -77,3 +85,12 @@ class Endings:
         if outcome.payload[:1] == b"\1" and not self._is_foreign():
             with contextlib.suppress(StoreError):
                 self._store.delete_many([ref.key for ref in refs_of(outcome.payload)])
+
+
+def _is_here(name: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

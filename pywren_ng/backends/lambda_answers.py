@@ -167,6 +167,19 @@ def _function_error(answer: Answer, asked: Asked) -> Verdict:
     return Died(_lost(f"the worker failed {where} ({kind}: {text}){_last_lines(log)}"))
 
 
+def silent(function: str, store: str, seconds: float) -> BaseException:
+    """The error of a Call that nothing was heard of."""
+    return _lost(
+        f"its worker in {function} gave no sign of life for {seconds:.0f} s: the Call was dropped, the environment was "
+        f"ended, or it cannot write to {store}"
+    )
+
+
+def told_of(error: BaseException, task: str) -> BaseException:
+    """The same error, with the task in front: each task has its own."""
+    return type(error)(f"{task}: {error}")
+
+
 def _lost(text: str) -> BaseException:
     from pywren_runtime.errors import WorkerLost
 

@@ -20,10 +20,10 @@ from dataclasses import replace
 from typing import cast
 
 from pywren_ng import config, deployment
-from pywren_ng.backends import Event, Order, lambda_trees
-from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict, concurrency, judge
+from pywren_ng.backends import Event, Order, lambda_answers, lambda_trees
+from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
-from pywren_ng.backends.lambda_flights import Flight, Limits, after_refusal, choose, event_of, overdue, pause
+from pywren_ng.backends.lambda_flights import MOST, Flight, Limits, after_refusal, choose, event_of, overdue, pause
 from pywren_ng.backends.lambda_watch import Watch, Watches
 from pywren_ng.credentials import find, open_s3
 from pywren_ng.deployment import Deployment
@@ -34,8 +34,6 @@ from pywren_runtime.invoker import Answer, Invoker
 from pywren_runtime.stores import Store, open_store
 from pywren_runtime.wire import Environment, Outcome, Signer, call_key
 
-SYNCHRONOUS = 6_000_000  # bytes of a request; Lambda takes 6,291,556
-ASYNCHRONOUS = 1_000_000
 CONCURRENCY = 1000  # what an account may run at once, unless it says otherwise
 _LOG = logging.getLogger(__name__)
 
@@ -161,8 +159,7 @@ class LambdaBackend:
         """What its Invoke carries; nothing if the Call is too large, which is then put into the store."""
         flight.unsent = False
         frame = self._signer.seal(b"call", flight.order.call.encode())
-        most = SYNCHRONOUS if flight.mode == "sync" else ASYNCHRONOUS
-        if 4 * len(frame) // 3 + 100 <= most:
+        if 4 * len(frame) // 3 + 100 <= MOST[flight.mode]:
             return event_of(b"call", base64.b64encode(frame), flight)
         task, attempt = flight.first
         self._finder.keep(flight.number, call_key(flight.job, task, attempt), frame)
@@ -211,11 +208,10 @@ class LambdaBackend:
         flight = self._flights.get(cast(int, answer.tag))
         if flight is None or flight.watched:
             return
-        asked = Asked(
-            flight.function, self._where.region, self._invoker.endpoint, self._memory_of(flight.order), flight.size
-        )
+        memory = flight.order.heading.environment.memory or self._where.memory
+        asked = Asked(flight.function, self._where.region, self._invoker.endpoint, memory, flight.size)
         try:
-            self._judged(flight, judge(answer, asked), answer, now)
+            self._judged(flight, lambda_answers.judge(answer, asked), answer, now)
         except PywrenError as error:  # a frame that does not carry our signature
             self._lose(flight, error, final=True)
 
@@ -252,6 +248,7 @@ class LambdaBackend:
         )
         if step == "again":
             flight.unsent = True
+            flight.unsure |= verdict.unknown and flight.mode == "sync"
             self._look_at(flight, now + pause(flight.tries, self._limits))
         elif step == "watch":
             self._watch(flight, now)
@@ -290,7 +287,7 @@ class LambdaBackend:
             watch.heard(found, now)
         elif isinstance(found, Fetched):
             self._fetched(watch, found, now)
-        for flight in watch.unread(now):  # for so long that it will not be better soon
+        for flight in watch.unread(now) if found.fault else ():  # for so long that it will not be better soon
             self._lose(flight, StoreError(f"its outcome cannot be read: {found.fault}"), final=True)
 
     def _fetched(self, watch: Watch, found: Fetched, now: float) -> None:
@@ -303,11 +300,12 @@ class LambdaBackend:
         except PywrenError as error:
             self._lose(flight, error, final=True)
             return
-        if over:
-            absent, charged = self._absent[flight.number]
-            self._lose(flight, absent, charged=charged)
+        if over and (lost := self._absent.get(flight.number)) is not None:
+            self._lose(flight, lost[0], charged=lost[1])
         elif not flight.open:
             self._end(flight)
+        elif over and flight.unsent:
+            self._send(flight, now)
 
     def _bring(self, flight: Flight, frame: bytes) -> None:
         """An outcome of a flight; SignatureError if it is not one of ours, or not of this flight."""
@@ -317,7 +315,9 @@ class LambdaBackend:
             if (task.index, task.round) == (outcome.task, outcome.round) and outcome.job == flight.job:
                 flight.open.discard(position)
                 # An earlier attempt, given up too soon, may have committed this round: then that is how it ended.
-                self._events.append(replace(outcome, attempt=task.attempt) if outcome.attempt < task.attempt else outcome)
+                self._events.append(
+                    replace(outcome, attempt=task.attempt) if outcome.attempt < task.attempt else outcome
+                )
                 return
 
     def _look_at(self, flight: Flight, when: float) -> None:
@@ -329,6 +329,11 @@ class LambdaBackend:
 
     def _looked_at(self, flight: Flight, now: float) -> None:
         """Its time has come: to be sent again, to be listened to, or to be given up."""
+        if flight.unsent and flight.unsure:  # a long or a large one may have been run, and lies in the store then
+            flight.unsure = False
+            self._look_at(flight, now + self._limits.listens)
+            self._watches.of(flight.job).ask(flight, self._finder)
+            return
         if flight.unsent:
             self._send(flight, now)
             return
@@ -338,25 +343,16 @@ class LambdaBackend:
         if now < late or not watch.is_sure(late):
             self._look_at(flight, max(late, now + self._limits.pulse / 4))
             return
-        from pywren_runtime.errors import WorkerLost
-
-        silent = now - flight.alive
         charged = flight.mode == "sync" or flight.beats > 0 or flight.order.call.tasks[0].attempt > 1
         self._invoker.forget(flight.number)
-        self._lose(
-            flight,
-            WorkerLost(
-                f"its worker in {flight.function} gave no sign of life for {silent:.0f} s: the Call was dropped, the "
-                f"environment was ended, or it cannot write to {self._where.store}"
-            ),
-            charged=charged,
-        )
+        error = lambda_answers.silent(flight.function, self._where.store, now - flight.alive)
+        self._lose(flight, error, charged=charged)
 
     def _lose(self, flight: Flight, error: BaseException, *, charged: bool = True, final: bool = False) -> None:
         """What is still open of a flight brings no outcome."""
         for position in sorted(flight.open):
             task = flight.order.call.tasks[position]
-            told = _told(error, f"task {task.index} of job {flight.job}")
+            told = lambda_answers.told_of(error, f"task {task.index} of job {flight.job}")
             self._events.append(Lost(flight.job, task.index, task.attempt, charged, told, final))
         self._end(flight)
 
@@ -375,22 +371,14 @@ class LambdaBackend:
         if self._busy_since != math.inf:
             self._busy_since += slept
 
-    def _memory_of(self, order: Order) -> int:
-        return order.heading.environment.memory or self._where.memory
-
     def _settle_workers(self, answer: Answer) -> None:
         """The account's concurrency: read once, kept to, and said once."""
-        most = concurrency(answer)
+        most = lambda_answers.concurrency(answer)
         if most is None:
             _LOG.info("the account's concurrency cannot be read; %d at a time it is", self.workers)
             return
         _LOG.info("Lambda in %s runs %d at once in this account", self._where.region, most)
         self.workers = min(self._wanted or most, most)
-
-
-def _told(error: BaseException, task: str) -> BaseException:
-    """The same error, with the task in front: each task has its own."""
-    return type(error)(f"{task}: {error}")
 
 
 def own_store(directory: str) -> Store:

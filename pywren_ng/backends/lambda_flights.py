@@ -7,12 +7,14 @@ sent ──► answered ──────────────────�
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pywren_ng.backends import Order
 
 Mode = Literal["sync", "async"]
+MOST: Mapping[Mode, int] = {"sync": 6_000_000, "async": 1_000_000}  # bytes of a request; Lambda takes a little more
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class Limits:
     back: float = 0.2  # the first pause after a refusal; doubles up to
     back_most: float = 20.0
     fresh: float = 0.05  # from one look for outcomes to the next while some come in; while none do, it doubles
-    idle: float = 1.0  # up to this
-    pulse: float = 5.0  # from one look for heartbeats to the next
+    idle: float = 1.5  # up to this: with the looks for heartbeats it makes one a second
+    pulse: float = 3.0  # from one look for heartbeats to the next
     gap: float = 10.0  # a silence of our own: this machine slept
     synchronous: int = 1000  # connections that wait for an answer
     tries: int = 8  # of a request that gets a server's error or loses its connection
@@ -57,6 +59,7 @@ class Flight:
     alive: float = 0.0  # when it last gave a sign of life
     beats: int = 0
     unsent: bool = True  # whether it waits here to be sent
+    unsure: bool = False  # whether it may have been run all the same, and its outcomes stored
     due: float = 0.0  # when to look at it next
 
     @property

@@ -93,12 +93,12 @@ class Watch:
         self._heard = found.begun
         for first, flight in self._heeded.items():
             beats = found.beats.get(first, 0)
-            if beats > flight.beats:
+            if beats not in (0, flight.beats):  # fewer are those of a second delivery, or of one that was sent again
                 flight.beats, flight.alive = beats, found.begun
 
     def is_sure(self, then: float) -> bool:
-        """Whether heartbeats up to that time have been looked for."""
-        return self._heard >= then
+        """Whether heartbeats up to that time have been looked for, and no outcome lies there that cannot be read."""
+        return self._heard >= then and self._unfetched == math.inf
 
     def unread(self, now: float) -> list[Flight]:
         """Whose outcomes could not be looked for or read for longer than is borne."""

@@ -4,7 +4,7 @@
 
 `wait` waits in a selector, and `send` may be called meanwhile; everything but `wait` and `wake` is one call at a time.
 Nothing is sent twice but for one case: a connection that was kept alive, and that the peer closed before it took the
-request.
+request. Even so no synchronous Invoke is: its function may have run, and have stored what came of it.
 """
 
 import os

@@ -279,7 +279,7 @@ class Pool:
             self._fail_waiting(asked, fault, line.began)
         elif asked is None:
             pass  # it was idle
-        elif link.served and unread and fault.word == "reset" and not late and not asked.tried:
+        elif link.served and unread and fault.word == "reset" and not (late or asked.tried or asked.held):
             asked.tried = sent
             self._open(asked)
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pywren_runtime.errors import KeyMissing, StoreError
 from pywren_runtime.stores import Store
-from pywren_runtime.wire import Outcome, outcome_key
+from pywren_runtime.wire import Outcome, Status, outcome_key
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ class Replies:
             self._put(key, frame)
         if self._may_answer and self._frames is not None:
             self._frames.append((key, frame))
-            self._size += len(frame) * 4 // 3 + 8
+            self._size += len(frame) * 4 // 3 + 8 + _apart(outcome)
             if self._size > ROOM:
                 self._store_all()
                 self._frames = None
@@ -124,6 +124,16 @@ class Pulse:
         self._over.set()
         if self._thread is not None:
             self._thread.join(self._every / 2)
+
+
+def _apart(outcome: Outcome) -> int:
+    """Bytes of a result that lie in the store already: if they are many, the outcome that names them is to lie there
+    too, or a broken connection would lose them."""
+    if outcome.status is not Status.VALUE or not outcome.payload[0]:
+        return 0
+    from pywren_runtime.pickling import refs_of
+
+    return sum(ref.size for ref in refs_of(outcome.payload))
 
 
 def is_there(store: Store, key: str) -> bool:

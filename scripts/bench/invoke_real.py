@@ -27,7 +27,7 @@ BUCKET = "pywren-ng-bench"
 
 def play(folder: Path, tasks: int) -> dict[str, list[float]]:
     """How many values were right, and how many environments there were at once."""
-    with local_aws() as said:
+    with local_aws("--tls") as said:
         os.environ.update(variables(said))
         deploy(folder, said)
         from pywren_ng import Executor
@@ -43,11 +43,11 @@ def play(folder: Path, tasks: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def local_aws() -> Iterator[dict[str, Any]]:
-    """A local AWS, as long as the block lasts, and what it says of itself."""
+def local_aws(*options: str) -> Iterator[dict[str, Any]]:
+    """A local AWS with these options, as long as the block lasts, and what it says of itself."""
     env = os.environ | {"LOCAL_AWS_PYTHON": sys.executable}
     with subprocess.Popen(
-        [LAUNCHER, "--tls"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        [LAUNCHER, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -70,14 +70,14 @@ def ask(said: dict[str, Any], method: str, path: str, wish: object = None) -> An
 
 def variables(said: dict[str, Any]) -> dict[str, str]:
     """What leads any client of AWS there."""
-    return {
+    found = {
         "AWS_ENDPOINT_URL": said["endpoint"],
         "AWS_ENDPOINT_URL_LAMBDA": said["endpoint"],
         "AWS_ACCESS_KEY_ID": said["access_key"],
         "AWS_SECRET_ACCESS_KEY": said["secret"],
         "AWS_DEFAULT_REGION": said["region"],
-        "AWS_CA_BUNDLE": said["ca"],
     }
+    return found | ({"AWS_CA_BUNDLE": said["ca"]} if said["ca"] else {})
 
 
 def deploy(folder: Path, said: dict[str, Any]) -> None:

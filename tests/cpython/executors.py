@@ -4,8 +4,8 @@ The scripts that `test_shutdown` starts import this module too, so it imports an
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,8 @@ class Subject:
     """What pip must install for it; "." is this repository."""
     surroundings: Callable[[], AbstractContextManager[object]] = nullcontext
     """What must be there while it is tested."""
+    exempt: tuple[str, ...] = ()
+    """Whose lists of exempt tests hold; only its own if none is named."""
     start_method: str | None = None
     """Multiprocessing's, for the one executor that has one."""
     standard: bool = False
@@ -86,6 +88,7 @@ SUBJECTS = (
         make=pywren_lambda,
         requirements=(".", "awslambdaric", "ministack", "pytest"),
         surroundings=local_aws,
+        exempt=("pywren",),  # and nothing more: tasks there behave as they do here
     ),
     # A pool of loky's that broke leaves a thread behind now and then.
     Subject(name="loky", make=loky, requirements=("loky",), tidy=False),

@@ -125,7 +125,9 @@ def main() -> int:
     chosen = subject(options.executor)
     print(f"CPython {platform.python_version()}'s tests of concurrent.futures on: {chosen.name}", flush=True)
     support.verbose = False
-    exempt = read_exempt(cases.FOLDER / "exempt" / f"{chosen.name}.txt")
+    exempt = {}
+    for name in chosen.exempt or (chosen.name,):
+        exempt |= read_exempt(cases.FOLDER / "exempt" / f"{name}.txt")
     tally = Tally({test: why for test, why in exempt.items() if options.only in test}, tidy=chosen.tidy)
     with chosen.surroundings():
         for case in cases.build(chosen):

@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from support.deployed import deployed
+from support.local_aws import LocalAws
 
 ROOT = Path(__file__).parents[2]
 READMES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md")])
@@ -76,8 +79,17 @@ def run(source: str, where: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def lambda_functions(one_local_aws: LocalAws) -> Iterator[None]:
+    """A deployment on a local AWS, to which the environment leads."""
+    with deployed(one_local_aws, 2048, 512):
+        yield
+
+
 @pytest.mark.parametrize(("source", "expected"), SNIPPETS)
-def test_a_snippet_runs(source: str, expected: str | None, tmp_path: Path) -> None:
+def test_a_snippet_runs(source: str, expected: str | None, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if 'Executor("lambda"' in source:
+        request.getfixturevalue("lambda_functions")
     ran = run(source, tmp_path)
     assert ran.returncode == 0, ran.stderr
     if expected is not None:

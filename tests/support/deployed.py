@@ -37,7 +37,7 @@ class Deployed:
             "PYWREN_NG_INTERNAL_KEY": self.where.key.hex(),
             **options.pop("variables", {}),
         }
-        options = {"timeout": 120, "retries": 0, **options}
+        options = {"timeout": 120, "retries": 0, "event_age": 60, **options}  # as `setup` must: runtime/README.md
         self.aws.deploy(self.code, name, handler=HANDLER, memory=memory, variables=variables, **options)
         return name
 

@@ -32,6 +32,7 @@ class LocalAws:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env={**os.environ, "LOCAL_AWS_PYTHON": sys.executable},
+            start_new_session=True,  # Ctrl-C is the tests'; it ends with its standard input
         )
         line = self.process.stdout.readline()
         if not line:

@@ -300,6 +300,18 @@ def test_an_unreachable_store_does_not_make_an_outcome_missing() -> None:
     assert looks.lists == [0]
 
 
+def test_who_is_silent_is_not_lost_while_its_outcome_lies_there_and_cannot_be_read() -> None:
+    watch, looks = Watch("job", LIMITS), Looks()
+    watch.add(out := flight(), 0.0)
+    watch.heard(Heard("job", 9.0, {}), 9.0)
+    watch.listed(Listed("job", ((0, 0),)), looks, 9.0)  # type: ignore[arg-type]
+    watch.fetched(Fetched("job", 0, 0, None, "denied"), 9.0)
+    assert not watch.is_sure(9.0)
+    assert watch.unread(9.0 + LIMITS.away) == [] and watch.unread(9.1 + LIMITS.away) == [out]
+    watch.fetched(Fetched("job", 0, 0, b"x"), 10.0)
+    assert watch.is_sure(9.0)
+
+
 def test_heartbeats_say_who_is_alive_and_a_failed_look_says_nothing() -> None:
     watch, looks = Watch("job", LIMITS), Looks()
     out = flight(first=7)
@@ -313,3 +325,5 @@ def test_heartbeats_say_who_is_alive_and_a_failed_look_says_nothing() -> None:
     assert (out.beats, out.alive) == (2, 3.0) and watch.is_sure(3.0) and not watch.is_sure(3.1)
     watch.heard(Heard("job", 9.0, {(7, 1): 2}), 9.0)
     assert out.alive == 3.0, "an old heartbeat is no sign of life"
+    watch.heard(Heard("job", 12.0, {(7, 1): 1}), 12.0)
+    assert (out.beats, out.alive) == (1, 12.0), "it was sent again, and its new worker counts from the beginning"

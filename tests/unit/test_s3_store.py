@@ -526,6 +526,28 @@ def test_a_server_is_tried_once_and_others_need_not_know(script: Script) -> None
     assert set(script.objects) == {"/bucket/p/k", "/bucket/p/l", "/bucket/p/m"}
 
 
+@pytest.mark.timeout(20)
+def test_where_no_second_thread_can_be_started_a_server_is_not_tried_for_ever(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def only_one(thread: threading.Thread) -> None:
+        if thread.name.startswith("ThreadPoolExecutor"):
+            started.append(thread)
+            if len(started) > 1:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    store = script.open(trusted=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", only_one)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            store.put_new("k", b"x")
+    assert len(started) == 2
+    assert store.put_new("k", b"x")
+
+
 @pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket?endpoint=https://s3.eu-west-1.amazonaws.com"])
 def test_amazon_is_not_tried(url: str) -> None:
     assert parse(url, {}).is_aws
