@@ -60,12 +60,15 @@ class Scene:
     """The local AWS with both functions, and a client of each whose connections are open."""
 
     def __init__(self, said: dict[str, Any], folder: Path) -> None:
+        import boto3
+
         from pywren_ng import Executor, deployment
         from pywren_runtime import aws
         from pywren_runtime.invoker import Invoker
 
         self._said = said
         os.environ.update(variables(said))
+        boto3.setup_default_session()  # it would remember another one's keys
         deploy(folder, said)
         self.ours = deployment.load(os.environ["PYWREN_NG_DEPLOYMENT"]).function(None)
         self._add(folder)

