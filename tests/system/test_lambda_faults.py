@@ -303,7 +303,8 @@ def test_f7_responses_that_are_too_large(aws: LocalAws, start: Start, mode: str)
         texts = list(ex.map(first_slowly, map(str, range(120)), timeout=PATIENCE, chunksize=120))
     assert [int(text) for text in texts] == list(range(120))
     assert executions(aws) == 2
-    assert stored(aws, "/outcomes/")["ConditionalPut", 200] == (119 if mode == "sync" else 120)
+    # The one that was slow went alone; its answer was small, and stored only if a cold start made it a long Call.
+    assert stored(aws, "/outcomes/")["ConditionalPut", 200] in ((119, 120) if mode == "sync" else (120,))
 
 
 # -- What happens in the function: F9 to F14
