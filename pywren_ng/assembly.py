@@ -14,6 +14,7 @@ import weakref
 from typing import Any
 
 from pywren_ng.backends import Backend
+from pywren_ng.credentials import open_store
 from pywren_ng.engine import Engine
 from pywren_ng.environment import LocalModules
 from pywren_ng.packing import Packer
@@ -21,7 +22,7 @@ from pywren_ng.progress import Bars
 from pywren_ng.scratch import Scratch
 from pywren_ng.tracker import Pace
 from pywren_runtime.errors import ConfigError
-from pywren_runtime.stores import Store, open_store
+from pywren_runtime.stores import Store
 
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
 PACES = 1000
@@ -45,7 +46,7 @@ class Assembly:
             self.scratch = Scratch()
             undo.callback(self.scratch.close)
             module = backend_module(backend)
-            self.store: Store = _open(store) if store else module.own_store(self.scratch.path)
+            self.store: Store = open_store(store) if store else module.own_store(self.scratch.path)
             self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
             made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers)
             undo.callback(made.close)
@@ -106,15 +107,6 @@ def _clear(engine: Engine, store: Store, scratch: Scratch) -> None:
         weakref.finalize(engine, scratch.close)
     else:
         scratch.close()
-
-
-def _open(url: str) -> Store:
-    """The store at a URL; that in S3 with the client's own credentials, which a worker could not find."""
-    if not url.startswith("s3:"):
-        return open_store(url)
-    from pywren_ng.credentials import open_s3
-
-    return open_s3(url)
 
 
 def backend_module(name: str) -> Any:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
+from pywren_runtime import stores
 from pywren_runtime.aws import Credentials, from_environment
 from pywren_runtime.errors import CredentialsError
 from pywren_runtime.stores import Store
 
-__all__ = ["Chain", "find", "open_s3"]
+__all__ = ["Chain", "find", "open_s3", "open_store"]
 
 
 def find(environ: Mapping[str, str] = os.environ) -> Callable[[], Credentials]:
@@ -29,6 +30,11 @@ def has_keys(environ: Mapping[str, str]) -> bool:
     """Whether the environment itself says who asks."""
     named = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
     return bool(environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY") and not named)
+
+
+def open_store(url: str) -> Store:
+    """The client's store at any URL; one in S3 with its own credentials, which a worker could not find."""
+    return open_s3(url) if url.startswith("s3:") else stores.open_store(url)
 
 
 def open_s3(url: str, environ: Mapping[str, str] = os.environ) -> Store:

@@ -25,13 +25,13 @@ from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
 from pywren_ng.backends.lambda_flights import MOST, Flight, Limits, after_refusal, choose, event_of, overdue, pause
 from pywren_ng.backends.lambda_watch import Watch, Watches
-from pywren_ng.credentials import find, open_s3
+from pywren_ng.credentials import find, open_store
 from pywren_ng.deployment import Deployment
 from pywren_ng.tracker import Lost
 from pywren_runtime.aws import endpoint_of
 from pywren_runtime.errors import LambdaError, PywrenError, StoreError, Throttled
 from pywren_runtime.invoker import Answer, Invoker
-from pywren_runtime.stores import Store, open_store
+from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment, Outcome, Signer, call_key
 
 CONCURRENCY = 1000  # what an account may run at once, unless it says otherwise
@@ -383,8 +383,7 @@ class LambdaBackend:
 
 def own_store(directory: str) -> Store:
     """Where the executor's data lies if the user names no store: the deployment's bucket."""
-    url = deployment.load(_setting("deployment")).store
-    return open_s3(url) if url.startswith("s3:") else open_store(url)
+    return open_store(deployment.load(_setting("deployment")).store)
 
 
 def make(store: Store, *, directory: str, max_workers: int | None) -> LambdaBackend:
