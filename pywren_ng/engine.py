@@ -173,12 +173,6 @@ class Engine(Turns):
         # `task.ending` itself may be opened and forgotten by now: who waits for it sees it before this is told.
         tasks, future = task.tasks, task.future
         self._changes += 1
-        done = isinstance(ending, Outcome) and ending.status <= Status.VALUE
-        if done or not tasks.kept:
-            self._release(task)
-        if not tasks.unsettled and not tasks.kept:
-            self._blobs.release(tasks.held)
-            tasks.held = ()
         if isinstance(ending, Outcome) and not tasks.kept and future is None:  # nobody is left who could ask
             self._endings.discard(ending)
         tasks.watcher.settled(task, ending)
@@ -187,6 +181,13 @@ class Engine(Turns):
                 future.cancel()
             if future.running() or future.set_running_or_notify_cancel():
                 finish(future, ending)
+        # Last, for to delete what is large takes long.
+        done = isinstance(ending, Outcome) and ending.status <= Status.VALUE
+        if done or not tasks.kept:
+            self._release(task)
+        if not tasks.unsettled and not tasks.kept:
+            self._blobs.release(tasks.held)
+            tasks.held = ()
 
     def _release(self, task: Task) -> None:
         task.arguments = b""

@@ -11,14 +11,13 @@ import itertools
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from pywren_runtime.errors import PackingError, PywrenError, StoreError
 from pywren_runtime.modules import Unit
 from pywren_runtime.pickling import ATOMS, BIG, Ref, digest_of, dumps, dumps_plain, set_apart
-from pywren_runtime.stores import Store
+from pywren_runtime.stores import Copy, Store
 from pywren_runtime.wire import blob_key, module_key
 
 if TYPE_CHECKING:
@@ -203,10 +202,15 @@ class Blobs:
             with self._put(key):
                 self._store.put_new(key, data)
                 return self._held(key, digest, data)
-        with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as putting:  # hash and write at the same time
-            hashing = pool.submit(digest_of, data)
-            self._store.put_new(lambda: putting.enter_context(self._put(blob_key(hashing.result()))), data)
-            digest = hashing.result()
+        digest = b""
+        with contextlib.ExitStack() as putting:
+
+            def name(copy: Copy | None) -> str:
+                nonlocal digest
+                digest = digest_of(data, copy)
+                return putting.enter_context(self._put(blob_key(digest)))
+
+            self._store.put_new(name, data)  # hash and write at the same time
             return self._held(blob_key(digest), digest, data)
 
     @contextlib.contextmanager

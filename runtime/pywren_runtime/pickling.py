@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pywren_runtime.stores import Copy
+
 Bytes = bytes | bytearray | memoryview | mmap.mmap
 
 BIG = 64 * 1024  # from here on a piece is stored apart
 INLINE = 1024 * 1024  # a stream longer than this does not ride along
 PIECE = 4 * 1024 * 1024  # what one hash covers
+STEP = 1024 * 1024  # hashed and then copied: it lies in a processor's own cache
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
@@ -38,16 +41,31 @@ Store = Callable[[memoryview], Ref]
 Fetch = Callable[[Ref], Bytes]
 
 
-def digest_of(data: memoryview) -> bytes:
-    """SHA-256 over the SHA-256s of 4 MiB pieces: several threads hash long data, and a range can be verified."""
-    pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)] or [data]
-    if len(pieces) < 3:
-        hashes = [hashlib.sha256(piece).digest() for piece in pieces]
+def digest_of(data: memoryview, copy: Copy | None = None) -> bytes:
+    """SHA-256 over the SHA-256s of 4 MiB pieces: several threads hash long data, and a range can be verified.
+
+    What was just hashed is in the cache, and costs `copy` little.
+    """
+
+    def digest(at: int) -> bytes:
+        piece = data[at : at + PIECE]
+        if copy is None:
+            return hashlib.sha256(piece).digest()
+        whole = hashlib.sha256()
+        for start in range(0, len(piece), STEP):
+            step = piece[start : start + STEP]
+            whole.update(step)
+            copy(at + start, step)
+        return whole.digest()
+
+    places = range(0, len(data) or 1, PIECE)
+    if len(places) < 3:
+        hashes = [digest(at) for at in places]
     else:
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(3) as pool:  # a fourth writes the same bytes
-            hashes = list(pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces))
+        with ThreadPoolExecutor(3 if copy is None else 4) as pool:  # without `copy` a fourth writes the same bytes
+            hashes = list(pool.map(digest, places))
     return hashlib.sha256(b"".join(hashes)).digest()
 
 

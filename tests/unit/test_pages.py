@@ -9,12 +9,24 @@ import pytest
 from pywren_ng import Executor
 from pywren_runtime import pages
 from pywren_runtime.pages import LEAST, Pages
+from pywren_runtime.pickling import digest_of
+from pywren_runtime.stores import Copy
 from pywren_runtime.stores.file_store import FileStore
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> FileStore:
     return FileStore(str(tmp_path / "store"), private=True)
+
+
+def put(store: FileStore, key: str, data: bytes) -> bool:
+    """Put under a key that is worked out while the store writes, as the client's blobs are."""
+
+    def name(copy: Copy | None) -> str:
+        digest_of(memoryview(data), copy)
+        return key
+
+    return store.put_new(name, data)
 
 
 def set_aside(store: FileStore) -> list[Path]:
@@ -26,55 +38,55 @@ def set_aside(store: FileStore) -> list[Path]:
 
 
 def test_the_next_large_object_takes_what_was_set_aside(store: FileStore) -> None:
-    assert store.put_new(lambda: "a", b"a" * LEAST)
+    assert put(store, "a", b"a" * LEAST)
     (ready,) = set_aside(store)
     inode = ready.stat().st_ino
     assert ready.stat().st_size == LEAST
-    assert store.put_new(lambda: "b", b"b" * LEAST)
+    assert put(store, "b", b"b" * LEAST)
     assert os.stat(store.local_path("b") or "").st_ino == inode
     assert store.get("a") == b"a" * LEAST and store.get("b") == b"b" * LEAST
 
 
 @pytest.mark.parametrize("size", [LEAST + 1, 2 * LEAST - 1, 3 * LEAST])
 def test_an_object_of_another_size_is_as_long_as_itself(store: FileStore, size: int) -> None:
-    store.put_new(lambda: "a", b"a" * (2 * LEAST))
+    put(store, "a", b"a" * (2 * LEAST))
     assert len(set_aside(store)) == 1
-    assert store.put_new(lambda: "b", b"b" * size)
+    assert put(store, "b", b"b" * size)
     assert store.get("b") == b"b" * size
     assert os.stat(store.local_path("b") or "").st_blocks * 512 <= size + 65536, "what it did not need is given back"
 
 
 def test_what_is_there_already_changes_nothing(store: FileStore) -> None:
-    store.put_new(lambda: "a", b"a" * LEAST)
+    put(store, "a", b"a" * LEAST)
     assert len(set_aside(store)) == 1
-    assert not store.put_new(lambda: "a", b"b" * LEAST)
+    assert not put(store, "a", b"b" * LEAST)
     assert store.get("a") == b"a" * LEAST
     assert [key for key, _ in store.keys()] == ["a"]
 
 
 def test_a_key_that_cannot_be_had_leaves_no_file_but_the_next_ones(store: FileStore) -> None:
-    def fails() -> str:
+    def fails(copy: Copy | None) -> str:
         raise LookupError("no key")
 
-    store.put_new(lambda: "a", b"a" * LEAST)
+    put(store, "a", b"a" * LEAST)
     with pytest.raises(LookupError):
         store.put_new(fails, b"b" * LEAST)
     assert len(set_aside(store)) <= 1
 
 
 def test_small_objects_huge_ones_and_others_stores_set_nothing_aside(store: FileStore, tmp_path: Path) -> None:
-    store.put_new(lambda: "small", b"a" * (LEAST - 1))
+    put(store, "small", b"a" * (LEAST - 1))
     store.put_new("with a key".replace(" ", "-"), b"a" * LEAST)
     assert set_aside(store) == []
     shared = FileStore(str(tmp_path / "shared"))
-    shared.put_new(lambda: "large", b"a" * LEAST)
+    put(shared, "large", b"a" * LEAST)
     assert set_aside(shared) == []
 
 
 def test_nothing_is_set_aside_where_room_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "SHARE", 1 << 60)
     short = FileStore(str(tmp_path / "short"), private=True)
-    assert short.put_new(lambda: "a", b"a" * LEAST)
+    assert put(short, "a", b"a" * LEAST)
     assert set_aside(short) == []
 
 
@@ -101,6 +113,22 @@ def test_a_file_that_was_taken_is_nobody_elses(tmp_path: Path) -> None:
     several.prepare(LEAST)
     if several._making is not None:
         several._making.join()
-    assert several.take(LEAST) == (str(tmp_path / "next"), LEAST)
+    page = several.take(LEAST)
+    assert page is not None and (page.path, page.size) == (str(tmp_path / "next"), LEAST)
     assert several.take(LEAST) is None
+    several.close()
+
+
+@pytest.mark.parametrize("fault", ["too short", "cleaned away"])
+def test_a_file_that_is_too_short_or_was_cleaned_away_is_not_used(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "next"
+    several = Pages(lambda: str(path))
+    several.prepare(LEAST)
+    if several._making is not None:
+        several._making.join()
+    assert path.exists()
+    if fault == "cleaned away":
+        path.unlink()
+    assert several.take(LEAST + (fault == "too short")) is None
+    assert not path.exists()
     several.close()

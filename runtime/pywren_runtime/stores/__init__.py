@@ -14,9 +14,10 @@ from typing import Protocol, cast
 
 from pywren_runtime.errors import ConfigError
 
-__all__ = ["Buffer", "Store", "check_key", "check_prefix", "check_range", "flat", "is_segment", "open_store"]
+__all__ = ["Buffer", "Copy", "Store", "check_key", "check_prefix", "check_range", "flat", "is_segment", "open_store"]
 
 Buffer = bytes | bytearray | memoryview
+Copy = Callable[[int, memoryview], None]  # takes a piece to its place; many threads may call it
 
 _SEGMENT = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._=-]+"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
@@ -51,11 +52,11 @@ class Store(Protocol):
         """Put or replace. Atomic: a reader sees the whole old object or the whole new one."""
         ...
 
-    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
+    def put_new(self, key: str | Callable[[Copy | None], str], data: Buffer) -> bool:
         """Put unless something lies there, and say whether this call did.
 
-        A store may ask a callable for the key after it has written the data: what names them by their content
-        can be worked out meanwhile.
+        A key that is made of the content may be a callable: a store can then write while it works out the key, or
+        hand it a function that takes over each piece once it has been looked at, while it is in the cache.
 
         Of writers that race exactly one gets True, and what it wrote stays. A half-written object is never
         seen, nor does a writer that was killed keep the key from others.

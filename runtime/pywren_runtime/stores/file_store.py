@@ -14,9 +14,10 @@ from itertools import count
 from stat import S_ISDIR
 from time import time
 
-from pywren_runtime.errors import ConfigError, KeyMissing, StoreError, StoreFull
+from pywren_runtime.errors import ConfigError, KeyMissing, StoreError
 from pywren_runtime.pages import Pages
-from pywren_runtime.stores import Buffer, Store, check_key, check_prefix, check_range, flat, is_segment
+from pywren_runtime.stores import Buffer, Copy, Store, check_key, check_prefix, check_range, flat, is_segment
+from pywren_runtime.stores.file_faults import explain
 
 __all__ = ["FileStore", "open_store"]
 
@@ -25,7 +26,6 @@ _WRITE_AT_MOST = 64 << 20  # one system call; the operating system's own limit i
 _LOOK_FIRST_FROM = 64 << 10  # writing this much in vain costs more than a look whether the key is taken
 _ABANDONED_AFTER = 86_400.0  # seconds
 _READ_AT_MOST = 1 << 30
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS_HERE = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _ATTEMPTS = 100  # at making folders that a concurrent delete_many takes away as empty
 
@@ -59,26 +59,22 @@ class FileStore:
     def put(self, key: str, data: Buffer) -> None:
         self.put_stream(key, (data,))
 
-    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
+    def put_new(self, key: str | Callable[[Copy | None], str], data: Buffer) -> bool:
         data = flat(data)
         if isinstance(key, str):
             path = self._path(key)
             if len(data) >= _LOOK_FIRST_FROM and os.path.isfile(path):
                 return False
-            partial, size = self._stage(key, (data,))
+            partial, _ = self._stage(key, (data,))
         else:
-            partial, size = self._stage("a new object", (data,), self._pages.take(len(data)))
+            key, partial = self._stage_named(key, data)
         try:
-            if not isinstance(key, str):
-                key = key()
-                path = self._path(key)
-                if self.private:
-                    self._pages.prepare(size)
-            self._settle(key, size, _link, partial, path)
+            path = self._path(key)
+            self._settle(key, len(data), _link, partial, path)
             return True
         except FileExistsError as error:
             if os.path.isdir(path):  # the folder of other keys: nothing lies there, and nothing can
-                raise self._failure("write", error, str(key), size) from error
+                raise self._failure("write", error, key, len(data)) from error
             return False
         finally:
             _remove(partial)
@@ -178,17 +174,43 @@ class FileStore:
     def _name(self) -> str:
         return f"{self._partial}/{self._token}-{os.getpid()}-{next(self._serial)}"
 
-    def _stage(self, key: str, chunks: Iterable[Buffer], ready: tuple[str, int] | None = None) -> tuple[str, int]:
+    def _stage_named(self, name: Callable[[Copy | None], str], data: bytes | memoryview) -> tuple[str, str]:
+        """Write to such a file while the key is worked out."""
+        size = len(data)
+        page = self._pages.take(size)
+        if page is not None:
+            try:
+                key = name(page.copy)
+                if size < page.size:
+                    os.truncate(page.path, size)
+            except BaseException:
+                _remove(page.path)
+                raise
+            self._pages.prepare(size, page)
+            return key, page.path
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            naming = pool.submit(name, None)
+            partial, _ = self._stage("a new object", (data,))
+            try:
+                key = naming.result()
+            except BaseException:
+                _remove(partial)
+                raise
+        if self.private:
+            self._pages.prepare(size)
+        return key, partial
+
+    def _stage(self, key: str, chunks: Iterable[Buffer]) -> tuple[str, int]:
         """Write the chunks to a file that no reader sees; whatever is raised meanwhile, it is removed."""
-        partial, allocated = ready or (self._name(), 0)
-        file = self._create(key, partial, new=ready is None)
+        partial = self._name()
+        file = self._create(key, partial)
         size = 0
         try:
             try:
                 for chunk in chunks:
                     size += self._append(file, key, flat(chunk))
-                if size < allocated:
-                    os.ftruncate(file, size)
             finally:
                 self._close(file, key, size)
         except BaseException:
@@ -196,8 +218,8 @@ class FileStore:
             raise
         return partial, size
 
-    def _create(self, key: str, partial: str, *, new: bool) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if new else 0)
+    def _create(self, key: str, partial: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             try:
                 return os.open(partial, flags, 0o666)
@@ -276,13 +298,7 @@ class FileStore:
         )
 
     def _failure(self, action: str, error: OSError, key: str = "", size: int | None = None) -> StoreError:
-        what = f" {key!r}" if key else ""
-        amount = "" if size is None else f" ({size:,} bytes)"
-        text = f"the store {self.url} could not {action}{what}{amount}: {error.strerror or error}"
-        if error.errno in _NO_ROOM:
-            return StoreFull(f"{text}. {_room(self._root, error.errno)}")
-        known = 0 if action == "be opened" and error.errno == errno.ENOENT else error.errno or 0
-        return StoreError(f"{text}. {_ADVICE.get(known, _ADVICE[0])}")
+        return explain(action, error, url=self.url, root=self._root, key=key, size=size)
 
 
 def open_store(url: str) -> Store:
@@ -366,35 +382,3 @@ def _remove(path: str) -> None:
         os.unlink(path)
     except OSError:  # gone already, or not ours: nobody sees it in either case
         pass
-
-
-def _room(root: str, error: int | None) -> str:
-    if error == errno.EFBIG:
-        return "One file may not hold that much here: raise the limit (ulimit -f), or store smaller pieces."
-    try:
-        disk = os.statvfs(root or "/")
-    except OSError:
-        free = "The free space cannot be told"
-    else:
-        free = f"{disk.f_bavail * disk.f_frsize:,} of {disk.f_blocks * disk.f_frsize:,} bytes are free there"
-        if disk.f_files and not disk.f_favail:
-            free += ", and no more files can be made"
-        if error == errno.EDQUOT:
-            free += ", but this user's quota is used up"
-    return f"{free}; free space, or pass store='file:///a/bigger/disk'."
-
-
-_ELSEWHERE = "or pass store='file:///a/folder' that this user can write to."
-_FORBIDDEN = f"Give this user the right to write there, {_ELSEWHERE}"
-_KEYS_BELOW = "Other keys lie below this one: a key cannot be the folder of others."
-_ADVICE = {
-    0: f"Check the disk, {_ELSEWHERE}",
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EROFS: f"It is mounted read-only: mount it for writing, {_ELSEWHERE}",
-    errno.ENOENT: "Something took the store's folder away while it was in use; open the store anew.",
-    errno.ENOTDIR: "A file lies where a folder is needed; a key cannot be the folder of others.",
-    errno.EISDIR: _KEYS_BELOW,
-    errno.EEXIST: _KEYS_BELOW,
-    errno.EMFILE: "Too many files are open in this process: close some, or raise the limit (ulimit -n).",
-}

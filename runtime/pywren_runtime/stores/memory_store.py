@@ -5,7 +5,7 @@ from threading import Lock
 from weakref import WeakValueDictionary
 
 from pywren_runtime.errors import KeyMissing
-from pywren_runtime.stores import Buffer, Store, check_key, check_prefix, check_range
+from pywren_runtime.stores import Buffer, Copy, Store, check_key, check_prefix, check_range
 
 __all__ = ["MemoryStore", "open_store"]
 
@@ -40,8 +40,8 @@ class MemoryStore:
         with self._lock:
             self._objects[key] = copy
 
-    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
-        key = key if isinstance(key, str) else key()
+    def put_new(self, key: str | Callable[[Copy | None], str], data: Buffer) -> bool:
+        key = key if isinstance(key, str) else key(None)
         check_key(key)
         copy = bytes(data)
         with self._lock:

@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pywren_runtime.errors import KeyMissing, PywrenError, StoreError
-from pywren_runtime.stores import Buffer, Store, check_key, check_prefix, check_range, flat, is_segment
+from pywren_runtime.stores import Buffer, Copy, Store, check_key, check_prefix, check_range, flat, is_segment
 from pywren_runtime.stores.s3_client import Login, make_client, race
 from pywren_runtime.stores.s3_faults import Fault, Patience, Verdict, explain, pause, read
 from pywren_runtime.stores.s3_listing import Pages, first_possible, start_after
@@ -95,13 +95,13 @@ class S3Store:
         else:
             self._write(key, lambda library, client: put_parts(library, client, path, data), PART, bulk=True)
 
-    def put_new(self, key: str | Callable[[], str], data: Buffer) -> bool:
+    def put_new(self, key: str | Callable[[Copy | None], str], data: Buffer) -> bool:
         """Put unless something lies there, and say whether this call did; 5 GiB at most.
 
         Where an answer was lost, the next try may find what this call itself has put: it knows it by a mark,
         a random number in the object's metadata.
         """
-        key = key if isinstance(key, str) else key()
+        key = key if isinstance(key, str) else key(None)
         check_key(key)
         if not self._checked:
             self.check()
