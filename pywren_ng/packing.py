@@ -266,7 +266,7 @@ class Blobs:
         """Give back holds; pieces that nobody holds are deleted once there are too many of them."""
         if not keys:
             return
-        gone = []
+        gone, size = [], 0
         with self._lock:
             for key in keys:
                 self._holds[key] -= 1
@@ -279,8 +279,16 @@ class Blobs:
             for key in itertools.takewhile(lambda _: self._spare_bytes > SPARE, spare):
                 if key not in self._coming:
                     self._spare_bytes -= self._spare.pop(key)
-                    del self._sizes[key]
+                    size += self._sizes.pop(key)
                     gone.append(key)
-            if gone:  # under the lock: a `put` of the same piece must come before or after, not between
+        if size < OVERLAP:
+            self._delete(gone)
+        else:  # somebody waits for what comes next, and to give up its pages takes the system long
+            threading.Thread(target=self._delete, args=(gone,), name="pywren-delete", daemon=True).start()
+
+    def _delete(self, keys: list[str]) -> None:
+        with self._lock:  # a `put` of the same piece comes before or after, not between
+            gone = [key for key in keys if key not in self._sizes and key not in self._coming]
+            if gone:
                 with contextlib.suppress(StoreError):  # what cannot be deleted stays, and no task is worse for it
                     self._store.delete_many(gone)
