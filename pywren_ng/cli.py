@@ -1,4 +1,4 @@
-"""The command `pywren-ng`: a first job (`hello`), and which settings apply here (`config`).
+"""The command `pywren-ng`: a first job (`hello`), which settings apply here (`config`), AWS (`cli_aws`), `clean`.
 
 Exit codes: 0 done, 1 an error of ours (one line on stderr, a traceback with --debug), 2 a wrong command line,
 130 Ctrl-C. Nothing of the client is imported before a command needs it.
@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from pywren_ng import cli_aws, cli_clean
 
 if TYPE_CHECKING:
     from pywren_ng.config import Setting
@@ -28,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        _COMMANDS[asked.command]()
+        code: int | None = asked.run(asked)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except KeyboardInterrupt:
         print("pywren-ng: interrupted", file=sys.stderr)
         return 130
@@ -59,19 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help=debug)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     hello = "run a first job: count primes in worker processes, and say what happened"
-    commands.add_parser("hello", parents=[shared], help=hello, description=hello)
+    commands.add_parser("hello", parents=[shared], help=hello, description=hello).set_defaults(run=_hello)
     config = "show every setting, its value, and where that came from"
-    commands.add_parser("config", parents=[shared], help=config, description=config)
+    commands.add_parser("config", parents=[shared], help=config, description=config).set_defaults(run=_config)
+    cli_aws.add(commands, shared)
+    cli_clean.add(commands, shared)
     return parser
 
 
-def _config() -> None:
+def _config(asked: argparse.Namespace) -> None:
     from pywren_ng import config
 
     print(config.render(config.load({})))
 
 
-def _hello() -> None:
+def _hello(asked: argparse.Namespace) -> None:
     from time import perf_counter
 
     from pywren_ng import Executor, __version__, config
@@ -151,4 +155,3 @@ Your turn:
     with Executor() as ex:
         print(list(ex.map(lambda x: x * x, range(10))))
 """
-_COMMANDS: Mapping[str, Callable[[], None]] = {"hello": _hello, "config": _config}

@@ -47,23 +47,24 @@ class Bundle:
     sha256: str
 
 
-def build(path: Path, *, packages: Path | None = None, python: str = sys.executable) -> Bundle:
+def build(path: Path, *, packages: Path | None = None, python: str | None = sys.executable, top: str = "") -> Bundle:
     """Write the zip, for the Python minor and the platform of `python` and of the distributions in `packages`.
 
     `packages` is a folder that pip or uv has installed into for that platform; without it, what is installed here is
-    taken. The zip appears whole or not at all.
+    taken. Without `python`, nothing is compiled. All names begin with `top`: a layer's must with `python/`. The zip
+    appears whole or not at all.
     """
     sources = sorted({**dict(_own()), **dict(_distributions(packages))}.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        entries = sorted(sources + _compiled(sources, Path(folder), python))
+        entries = sorted(sources + (_compiled(sources, Path(folder), python) if python else []))
         unpacked = sum(os.path.getsize(source) for _, source in entries)
         if unpacked > LIMIT:
             raise ConfigError(f"the bundle would be {unpacked:,} bytes unpacked; Lambda takes {LIMIT:,}")
         partial = Path(folder) / "bundle.zip"
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as bundle:
             for name, source in entries:
-                entry = zipfile.ZipInfo(name, _DATE)
+                entry = zipfile.ZipInfo(top + name, _DATE)
                 entry.create_system = 3
                 entry.external_attr = 0o644 << 16
                 bundle.writestr(entry, source.read_bytes(), zipfile.ZIP_DEFLATED)

@@ -2,8 +2,8 @@
 
                       one loopback port (gateway)
     client ── http(s) ──► SigV4, token, clock ──┬─ s3 ──► s3_proxy: counts, faults ──┐
-                            (sigv4, refusals)   ├─ iam, sts, cloudformation,         ├──► ministack, a process on a
-                                                │  lambda's control plane ───────────┘    private loopback port
+                            (sigv4, refusals,   ├─ iam, sts, cloudformation,         ├──► ministack, a process on a
+                             permissions)       │  logs, lambda's control plane ─────┘    private loopback port
                                                 ├─ Invoke ──► invoke: limits, faults, queue of events
                                                 │               └─► pool: warm ones again, ramp, memory, disk
                                                 │                     └─► environment ◄─ Runtime API ─► awslambdaric
@@ -18,15 +18,20 @@ ramp, 1,024 descriptors are refused as Lambda refuses them. Environments are fre
 next event, and are used again, the most recent first. Events are queued, and tried again as the function's event
 invoke configuration says.
 
+Policies of users, roles and buckets, and boundaries, are evaluated for each request (permissions.py): the keys of an
+environment may do what its function's role may. Counters say what was `denied`, `allowed` to others than root, and
+`asked` of the control plane, each with its action.
+
 **What is not.** TMPDIR is the environment's own folder, and /tmp is the machine's. An environment that passes its
 ephemeral disk is ended with Runtime.ExitError, where AWS lets the write fail. Memory and disk are looked at ten times
-a second, so a short peak passes. IAM policies are not evaluated; a key may be minted that is denied named actions.
+a second, so a short peak passes. A key may be minted that is denied named actions, besides what policies say; what
+CloudFormation does for a caller is not held against the caller's policies. Layers are found by PYTHONPATH.
 There are at most `real_environments` processes; an Invoke beyond them waits. Pauses between tries of an event are
 seconds, not minutes. Events that are given up are counted and go nowhere. A template may set AWS_REGION and the like,
 which AWS refuses; Lambda's own win. A runtime without an interpreter here is a 502.
 
 **Knobs** (control.py, faults.py): faults `throttle error kill duplicate drop stall reset_before reset_after`, each a
 fraction, or an object {fraction, times, seconds, function, delay}; settings `cold_start account_concurrency ramp
-ramp_seconds real_environments idle_seconds init_seconds retry_delay throttle_delay seed`. Each fault counts what it
-injected, and `/_local/state` has counters of everything else.
+ramp_seconds real_environments idle_seconds init_seconds retry_delay throttle_delay secure seed`. Each fault counts what
+it injected, and `/_local/state` has counters of everything else.
 """

@@ -45,7 +45,7 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
 
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
+    authority.issue_cert("127.0.0.1", "localhost", "aws.test").configure_cert(tls)
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     return tls, folder / "ca.pem"
 

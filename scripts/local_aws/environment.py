@@ -77,6 +77,10 @@ class Environment:
         (self.folder / "tmp").mkdir(parents=True)
         env = {**self._variables, "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}", "TMPDIR": str(self.folder / "tmp")}
         env["PATH"] = f"{self._python.parent}:{env['PATH']}"
+        # Where AWS has a layer's folder `python` on sys.path by other means; it comes after the function's own code.
+        if self.function.layers:
+            paths = [str(layer / "python") for layer in self.function.layers] + [env.get("PYTHONPATH", "")]
+            env["PYTHONPATH"] = ":".join(filter(None, paths))
         env["AWS_LAMBDA_LOG_STREAM_NAME"] = time.strftime(f"%Y/%m/%d/[{self.function.version}]{uuid.uuid4().hex}")
         self._began = time.monotonic()
         self._process = subprocess.Popen(

@@ -36,6 +36,7 @@ class Settings:
     init_seconds: float = 10.0
     retry_delay: float = 1.0
     throttle_delay: float = 0.1
+    secure: bool = True  # whether policies are told that a request came by TLS
     seed: int = 0
 
 

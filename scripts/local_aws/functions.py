@@ -35,6 +35,7 @@ class Function:
     variables: dict[str, str]
     code_sha: str
     code: Path
+    layers: tuple[Path, ...]
     reserved: int | None
     retries: int
     event_age: float
@@ -48,6 +49,7 @@ class Functions:
         self._upstream = upstream
         self._root = root
         self._known: dict[tuple[str, str, str], Function] = {}
+        self._layers: dict[tuple[str, str], Path] = {}
         self._generation = 0
         self.manifests: dict[Path, dict[str, tuple[int, int]]] = {}
 
@@ -79,8 +81,10 @@ class Functions:
             return None
         _, events = await self._ask(region, f"/2019-09-25/functions/{quote(name)}/event-invoke-config")
         config = answer["Configuration"]
-        code = await self._unpacked(config["CodeSha256"], urlsplit(answer["Code"]["Location"]).path)
-        changes = json.dumps([config.get(name) for name in ("RevisionId", "CodeSha256", "LastModified", "Environment")])
+        code = await self._unpacked(config["CodeSha256"], answer["Code"]["Location"])
+        layers = [await self._layer(region, layer["Arn"]) for layer in config.get("Layers", ())]
+        known = ("RevisionId", "CodeSha256", "LastModified", "Environment", "Layers")
+        changes = json.dumps([config.get(name) for name in known])
         return Function(
             name=config["FunctionName"],
             arn=config["FunctionArn"],
@@ -96,16 +100,28 @@ class Functions:
             variables=config.get("Environment", {}).get("Variables", {}),
             code_sha=config["CodeSha256"],
             code=code,
+            layers=tuple(layers),
             reserved=answer.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
             retries=int(events.get("MaximumRetryAttempts", 2)),
             event_age=float(events.get("MaximumEventAgeInSeconds", 21600)),
             state=config.get("State", "Active"),
         )
 
+    async def _layer(self, region: str, arn: str) -> Path:
+        """A layer's zip: unpacked at its version's first use, so that functions keep it when the version is deleted."""
+        key = (region, arn)
+        if key not in self._layers:
+            status, answer = await self._ask(region, f"/2018-10-31/layers?find=LayerVersion&Arn={quote(arn, safe='')}")
+            if status != 200:
+                raise RuntimeError(f"the emulator has no layer {arn}: {status}")
+            content = answer["Content"]
+            self._layers[key] = await self._unpacked(content["CodeSha256"], content["Location"])
+        return self._layers[key]
+
     async def _unpacked(self, sha: str, location: str) -> Path:
         target = self._root / base64.b64decode(sha).hex()[:32]
         if not target.exists():
-            status, body = await self._upstream.fetch("GET", location, {"host": "localhost"})
+            status, body = await self._upstream.fetch("GET", urlsplit(location).path, {"host": "localhost"})
             if status != 200 or base64.b64encode(hashlib.sha256(body).digest()).decode() != sha:
                 raise RuntimeError(
                     f"the emulator did not give back the zip that was deployed: {status}, {len(body)} bytes"

@@ -13,13 +13,14 @@ from local_aws.credentials import ACCOUNT, Credential, Keyring
 from local_aws.functions import INTERNAL, Functions
 from local_aws.http1 import Request, Response
 from local_aws.invoke import PATH, Invoker
+from local_aws.permissions import Permissions, wishes_of
 from local_aws.s3_proxy import PREFIX, S3Proxy
-from local_aws.s3_requests import Answer, asked_of
+from local_aws.s3_requests import Answer
 from local_aws.s3_requests import Request as Asking
 from local_aws.upstream import Upstream
 
 SETTINGS = re.compile(r"/2016-08-19/account-settings/?\Z")
-PLACES = {"s3": "s3", "lambda": "lambda", "iam": "iam", "sts": "sts", "cloudformation": "cloudformation"}
+PLACES = ("s3", "lambda", "iam", "sts", "cloudformation", "logs")
 
 
 class Gateway:
@@ -42,6 +43,7 @@ class Gateway:
         self._proxy = proxy
         self._place = ("127.0.0.1", port)
         self._upstream = Upstream(port)
+        self._permissions = Permissions(self._upstream, control.knobs)
 
     async def serve(self, request: Request) -> Response:
         """The answer to one request."""
@@ -67,20 +69,23 @@ class Gateway:
         service, region = claim.service, claim.scope[1]
         if service not in PLACES:
             return refusals.refusal("query", "not_implemented", f"This local AWS has no service {service}")
-        if credential.deny:
-            action, resource = action_of(request, service, region)
-            if action in credential.deny:
-                text = f"User: {credential.arn} is not authorized to perform: {action} on resource: {resource}"
-                return refusals.refusal(service, "denied", text)
+        secure = self._control.knobs.settings.secure
+        if text := await self._permissions.refusal(credential, request, service, region, secure=secure):
+            return refusals.refusal(service, "denied", text)
         if service == "s3":
-            return await self._s3(request)
+            return await self._s3(request, region, credential)
         if service == "lambda" and PATH.match(request.path) and request.method == "POST":
             return await self._invoker.invoke(request, region)
         return await self._control_plane(request, service, region, credential)
 
-    async def _s3(self, request: Request) -> Response:
+    async def _s3(self, request: Request, region: str, caller: Credential) -> Response:
         asking = Asking(request.method, request.target, list(request.headers.items()), request.body)
         answer = await self._proxy.answer(asking, self._place)
+        if "policy" in request.query and request.method != "GET":
+            self._permissions.changed()
+        secure = self._control.knobs.settings.secure
+        if answer.status == 404 and (text := await self._permissions.hides(caller, request, region, secure=secure)):
+            return refusals.refusal("s3", "denied", text)
         headers = list(answer.headers)
         if answer.size is not None and answer.status not in (204, 304):
             headers.append(("Content-Length", str(answer.size)))
@@ -91,6 +96,7 @@ class Gateway:
         return Response(answer.status, headers, pieces(answer))
 
     async def _control_plane(self, request: Request, service: str, region: str, credential: Credential) -> Response:
+        self._control.knobs.counters[f"asked {wishes_of(request, service, region)[0].action}"] += 1
         words = parse_qs(request.body.decode("latin-1")) if service in ("sts", "iam") else {}
         action = words.get("Action", [""])[0]
         if action == "GetCallerIdentity":
@@ -104,6 +110,8 @@ class Gateway:
         # The emulator reads the whole body before it answers, so nothing is lost by doing the same.
         response = await self._upstream.forward(Request(request.method, request.target, headers, request.body))
         body = response.body if isinstance(response.body, bytes) else b"".join([piece async for piece in response.body])
+        if service in ("cloudformation", "iam"):
+            self._permissions.changed()
         if service == "cloudformation" or (service == "lambda" and request.method != "GET"):
             self._functions.changed()
         if action in ("AssumeRole", "GetSessionToken", "CreateAccessKey") and response.status == 200:
@@ -121,7 +129,9 @@ class Gateway:
             stamp = re.sub(r"\.\d+", "", found["Expiration"])
             expires = float(sigv4.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")))
         token = found.get("SessionToken")
-        arn = found.get("Arn", caller.arn)
+        arn = (
+            f"arn:aws:iam::{ACCOUNT}:user/{found['UserName']}" if "UserName" in found else found.get("Arn", caller.arn)
+        )
         self._keyring.add(Credential(found["AccessKeyId"], found["SecretAccessKey"], token, expires, arn, caller.deny))
 
     def _settings(self, body: bytes) -> bytes:
@@ -144,21 +154,6 @@ def service_by_path(request: Request) -> str:
     if re.match(r"/20\d\d-\d\d-\d\d/", request.path):
         return "lambda"
     return "query" if request.headers.get("content-type", "").startswith("application/x-www-form") else "s3"
-
-
-def action_of(request: Request, service: str, region: str) -> tuple[str, str]:
-    """The IAM action and resource of a request, as far as denials need them."""
-    if service == "s3":
-        asked = asked_of(Asking(request.method, request.target, list(request.headers.items())))
-        kinds = {"ConditionalPut": "PutObject", "GetRange": "GetObject", "HeadObject": "GetObject"}
-        kinds |= {"ListObjectsV2": "ListBucket", "HeadBucket": "ListBucket", "DeleteObjects": "DeleteObject"}
-        kinds |= dict.fromkeys(("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "PutObject")
-        return f"s3:{kinds.get(asked.kind, asked.kind)}", f"arn:aws:s3:::{request.path.lstrip('/')}"
-    if service == "lambda":
-        if match := PATH.match(request.path):
-            return "lambda:InvokeFunction", f"arn:aws:lambda:{region}:{ACCOUNT}:function:{match[1]}"
-        return ("lambda:GetAccountSettings" if SETTINGS.match(request.path) else "lambda:*"), "*"
-    return f"{service}:{parse_qs(request.body.decode('latin-1')).get('Action', ['*'])[0]}", "*"
 
 
 def caller_identity(credential: Credential) -> Response:

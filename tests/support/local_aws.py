@@ -152,12 +152,15 @@ class LocalAws:
     # -- Deploying
 
     def role(self) -> str:
-        """The ARN of a role that Lambda may assume; made once."""
+        """The ARN of a role that Lambda may assume, and that may do anything; made once."""
         if self._role is None:
             who = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
             policy = json.dumps({"Version": "2012-10-17", "Statement": [who]})
             name = f"role-{time.time_ns()}"
             made = self.client("iam").create_role(RoleName=name, AssumeRolePolicyDocument=policy)
+            anything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+            document = json.dumps({"Version": "2012-10-17", "Statement": [anything]})
+            self.client("iam").put_role_policy(RoleName=name, PolicyName="anything", PolicyDocument=document)
             self._role = made["Role"]["Arn"]
         return self._role
 

@@ -1,0 +1,198 @@
+"""`pywren-ng setup`: from options to a deployment that answers, and the file that says where it is.
+
+options ─► plan ─► shown, asked ─► layers ─► stack ─► looked at again ─► file of this user's
+            ▲                                  │
+            └── what is there already ◄────────┘
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pywren_ng import deployment
+from pywren_ng.deploy import layers, stack, template
+from pywren_ng.deploy.account import Account
+from pywren_ng.deploy.layers import Say
+from pywren_ng.deploy.plan import Plan, Runtime, check, filled, plus
+from pywren_ng.deploy.stack import Stack
+from pywren_ng.deployment import Deployment
+from pywren_ng.requirements import HERE
+from pywren_runtime import __version__
+from pywren_runtime.errors import ConfigError, DeploymentError, PywrenError
+from pywren_runtime.wire import VERSION
+
+Ask = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """Which deployment: in which account, and by what name."""
+
+    account: Account
+    name: str
+    file: str  # the deployment's
+    over: bool  # whether it may be written over where it is about another deployment
+
+
+def setup(there: Deployed, asked: Plan, *, only: bool, say: Say, ask: Ask) -> Path:
+    """Make the deployment, or bring it up to date and add to it what is asked for; the file that was written.
+
+    With `only`, what is there and was not asked for is taken away. Who has jobs running keeps them: Lambda lets what
+    runs end as it began.
+    """
+    account, name = there.account, there.name
+    number, who = account.who()
+    found = _usable(account, stack.find(account, name))
+    before = found.plan if found else Plan()
+    plan = filled(asked if only else plus(before, asked), name)
+    check(plan)
+    if found and (plan.bucket, plan.folder) != (before.bucket, before.folder):
+        raise ConfigError(f"{name} stores in {found.outputs['Store']}; to have it store elsewhere, tear it down first")
+    say(described(plan, name, f"account {number}, region {account.region}, as {who}", before if found else None))
+    if not ask("Go on?"):
+        raise ConfigError("nothing was done")
+    made = {**plan.others(), **layers.publish(account, name, plan, say)}
+    deployed = tuple((runtime.python, runtime.arch, runtime.wire, arn) for runtime, arn in made.items())
+    plan = replace(plan, layers=deployed, release=__version__)
+    say(f"{'Updating' if found else 'Making'} the stack {name} …")
+    key = None if found else secrets.token_hex(32)
+    try:
+        whole = stack.changed(account, name, template.render(plan, name, made), plan, key)
+    except PywrenError:
+        layers.forget(account, name, frozenset(layer for *_, layer in before.layers))
+        raise
+    variables = _verified(account, plan, name, made)
+    file = written(there, whole, variables, asked)
+    layers.forget(account, name, frozenset(made.values()))
+    return file
+
+
+def join(there: Deployed, asked: Plan) -> Path:
+    """Write the file for a deployment that somebody else has set up, with this user's own permissions."""
+    account, name = there.account, there.name
+    found = stack.find(account, name)
+    if found is None or not found.is_whole:
+        raise DeploymentError(
+            f"there is no deployment {name} in {account.region}; set one up with `pywren-ng setup --region"
+            f" {account.region}`, or name another with --region and --name"
+        )
+    plan = found.plan
+    for wanted, has, option in (
+        ((HERE,), plan.pythons, "--python"),
+        (asked.archs, plan.archs, "--arch"),
+        (asked.memories, plan.memories, "--memory"),
+    ):
+        said = ", ".join(map(str, has))
+        for each in wanted:
+            if each not in has:
+                raise DeploymentError(
+                    f"the deployment {name} in {account.region} has functions for {said} and not for"
+                    f" {each}; to make them: pywren-ng setup --region {account.region} --name {name} {option} {each}"
+                )
+    return written(there, found, variables_of(account, plan.functions(name)[0].name), asked)
+
+
+def written(there: Deployed, whole: Stack, variables: Mapping[str, str], asked: Plan) -> Path:
+    """The deployment's file, for who asked for this size and processor."""
+    plan = whole.plan
+    wires = {wire for _, _, wire, _ in plan.layers}
+    chosen = VERSION if VERSION in wires else max(wires)
+    where = Deployment(
+        region=there.account.region,
+        store=whole.outputs["Store"],
+        key=bytes.fromhex(variables["PYWREN_NG_INTERNAL_KEY"]),
+        prefix=there.name,
+        arch=(asked.archs or plan.archs)[0],
+        memory=(asked.memories or plan.memories)[0],
+        timeout=float(template.TIMEOUT),
+        copies=plan.copies,
+        wire=chosen,
+        release=plan.release,
+        pythons=tuple(sorted({python for python, _, wire, _ in plan.layers if wire == chosen})),
+    )
+    return deployment.write(where, there.file, over=there.over)
+
+
+def described(plan: Plan, name: str, where: str, before: Plan | None) -> str:
+    """What there will be, and what it costs while nothing runs."""
+    functions = [function.name for function in plan.functions(name)]
+    old = {function.name for function in before.functions(name)} if before else set()
+    lines = [f"{name}: {where}"]
+    for function in functions:
+        lines.append(f"  {'=' if function in old else '+'} function {function}")
+    lines += [f"  - function {function}" for function in sorted(old - set(functions))]
+    sign = "=" if before else "+"
+    kept = "" if plan.bucket else ", encrypted, TLS only, not public, emptied by age"
+    lines.append(f"  {sign} bucket {plan.bucket or 'of its own'}: objects below {plan.folder}/{kept}")
+    lines.append(f"  {sign} role {plan.role or 'of its own'}")
+    lines += [f"      may read {place}" for place in plan.reads]
+    lines += [f"      may write {place}" for place in plan.writes]
+    lines.append(f"  {sign} log group /aws/lambda/{name}, kept for 30 days")
+    lines.append(f"  {sign} a layer of code for each Python and processor")
+    lines.append(IDLE)
+    if plan.bucket:
+        lines.append(
+            f"The bucket is yours, and so is its life cycle: see that what lies below {plan.folder}/ goes in time."
+        )
+    if plan.subnets:
+        lines.append(NETWORK)
+    return "\n".join(lines)
+
+
+IDLE = """\
+While nothing runs it costs nothing, but for what lies in the bucket ($0.023 per GB and month) and in the log ($0.03).
+Functions, layers and role are free."""
+NETWORK = """\
+In your network the functions reach S3 only by a gateway endpoint for S3 in the subnets' route tables (free), or by NAT;
+workers that start workers need NAT or an interface endpoint for Lambda; a Redis needs a security group that lets theirs
+in on its port."""
+
+
+BROKEN = {
+    "DELETE_FAILED": "a teardown did not come to its end; run `pywren-ng teardown` again, and setup then",
+    "UPDATE_ROLLBACK_FAILED": "an upgrade failed, and so did going back; see the stack's events in the console, and run"
+    " `aws cloudformation continue-update-rollback`, or tear it down",
+}
+
+
+def variables_of(account: Account, function: str) -> dict[str, str]:
+    """A function's environment variables."""
+    with account.asking(f"look at the function {function}"):
+        found = account.client("lambda").get_function_configuration(FunctionName=function)
+    variables: dict[str, str] = found.get("Environment", {}).get("Variables", {})
+    return variables
+
+
+def _usable(account: Account, found: Stack | None) -> Stack | None:
+    """What can be brought up to date; the remains of what never came to be are removed."""
+    if found and found.status in BROKEN:
+        raise DeploymentError(f"the stack {found.name} is in the state {found.status}: {BROKEN[found.status]}")
+    if found is None or found.is_whole:
+        return found
+    if found.status.endswith("_IN_PROGRESS"):
+        raise DeploymentError(f"the stack {found.name} is being changed ({found.status}); wait until that has ended")
+    if "Setup" not in found.outputs and found.status.endswith("_COMPLETE") and "ROLLBACK" not in found.status:
+        raise DeploymentError(f"the stack {found.name} is not one of pywren-ng's; choose another name with --name")
+    stack.removed(account, found)
+    return None
+
+
+def _verified(account: Account, plan: Plan, name: str, made: Mapping[Runtime, str]) -> dict[str, str]:
+    """Each function has the very layer that was published, and the same key; its variables."""
+    client, variables = account.client("lambda"), {}
+    for function in plan.functions(name):
+        with account.asking(f"look at the function {function.name}"):
+            client.get_waiter("function_updated_v2").wait(
+                FunctionName=function.name, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+            )
+            found = client.get_function_configuration(FunctionName=function.name)
+        has, layer = [layer["Arn"] for layer in found.get("Layers", ())], made[function.runtime]
+        if has != [layer]:
+            raise DeploymentError(
+                f"the function {function.name} has the layers {has}, and {layer} was published for it: somebody changed"
+                " it by hand. See who did, and set it back: aws lambda update-function-configuration --function-name"
+                f" {function.name} --layers {layer} --region {account.region}"
+            )
+        variables = found["Environment"]["Variables"]
+    return variables
