@@ -1,23 +1,18 @@
 """Which of the user's own modules a function needs, and their sources as archives that travel by digest.
 
     names in the pickle ─┐                                 ┌─► imports of its files ─┐
-    imports in the code ─┴─► _Places: local? where? ──► _bundle: walk, stat, zip ──► Unit
+    imports in the code ─┴─► Places: local? where? ──► _bundle: walk, stat, zip ──► Unit
                                ▲                                                     │
                                └───────────────── and so on, recursively ◄───────────┘
 
-Local is what does not come with Python or from site-packages: files beside the script or notebook, packages
-in the working directory or anywhere on sys.path, editable installs. Nothing is imported to find out. What is
-not local costs one look into a set; what is local is looked at on every call, so that an edited file goes out
-with the next job.
+Which those are, `places` knows. Nothing is imported to find out. What is not local costs one look into a set; what is
+local is looked at on every call, so that an edited file goes out with the next job.
 """
 
 import hashlib
-import importlib
-import importlib.machinery
 import itertools
 import os
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,17 +20,15 @@ from dataclasses import dataclass, replace
 from types import CodeType
 
 from pywren_ng.imports import imported_by_code, imported_by_source
+from pywren_ng.places import SETTLED_NS, Place, Places
 from pywren_runtime.errors import ModulesError
 from pywren_runtime.modules import Unit
 
 __all__ = ["LocalModules"]
 
-_OURS = frozenset({"pywren_ng", "pywren_runtime", "pywren_shuffle", "__main__", "__mp_main__"})
 _LARGEST = 64 << 20  # bytes of one package
 _MOST = 20_000  # files of one package
 _CODES = 4096  # code objects whose imports are remembered
-# A younger file may change again within a tick of its clock: its stat proves nothing ("racily clean" in git).
-_SETTLED_NS = 2_000_000_000
 
 
 class LocalModules:
@@ -44,7 +37,7 @@ class LocalModules:
     def __init__(self, *, now: Callable[[], int] = time.time_ns) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._places = _Places(now)
+        self._places = Places(now)
         self._bundles: dict[str, _Bundle] = {}
         self._replaced: dict[str, _Bundle] = {}  # one edit back: its units() may not have been sent yet
         self._codes: dict[int, tuple[CodeType, frozenset[str]]] = {}
@@ -62,6 +55,28 @@ class LocalModules:
             found = self._remember(code) if known is None else known[1]
             names += found - foreign
         return self._closure(names) if names else ()
+
+    def foreign(self, modules: Iterable[str]) -> set[str]:
+        """The top-level names of what is imported when these are, and is not local; after `units` of the same."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        todo = list(modules)
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            top, _, rest = name.partition(".")
+            bundle = self._bundles.get(top)
+            if bundle is None:
+                found.add(top)
+                continue
+            folder = top
+            for step in ["", *rest.split(".")]:
+                folder = f"{folder}/{step}" if step else folder
+                for member in (f"{folder}.py", f"{folder}/__init__.py"):
+                    todo += bundle.surely.get(member, ())
+        return found
 
     def archive(self, unit: Unit) -> bytes:
         """The bytes of a unit that `units` gave out: a zip of its sources with the unit's SHA-256."""
@@ -95,149 +110,13 @@ class LocalModules:
                     todo += found[top].imports - self._places.foreign()
         return tuple(found[name].unit for name in sorted(found))
 
-    def _refresh(self, place: "_Place") -> "_Bundle":
+    def _refresh(self, place: "Place") -> "_Bundle":
         old = self._bundles.get(place.name)
         new = _bundle(place, old, self._now())
         if old is not None and new.unit != old.unit:
             self._replaced[place.name] = old
         self._bundles[place.name] = new
         return new
-
-
-# ── where a module lies ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the source of one local top-level module lies."""
-
-    name: str
-    roots: tuple[str, ...]  # one file, or a package's directory; a namespace package may have several
-    is_package: bool
-
-
-class _Places:
-    """Knows which top-level modules are local and where they lie; asks Python's finders, imports nothing."""
-
-    def __init__(self, now: Callable[[], int]) -> None:
-        import site
-
-        major, minor = sys.version_info[:2]
-        own = [os.path.dirname(os.__file__), site.getusersitepackages(), *site.getsitepackages()]
-        own.append(os.path.join(sys.base_exec_prefix, sys.platlibdir, f"python{major}.{minor}"))
-        self._installed = tuple({path + os.sep for each in own for path in (each, os.path.realpath(each))})
-        self._now = now
-        self._path: list[str] = []
-        self._local_entries: list[str] = []
-        self._listings: dict[str, tuple[frozenset[str], int | None]] = {}
-        self._foreign = set(_OURS)
-        self._absent: set[str] = set()
-        self._known: dict[str, tuple[str | None, tuple[str, ...] | None, _Place]] = {}
-
-    def foreign(self) -> set[str]:
-        """Full and top-level names that are known not to be local; begun anew when sys.path has changed."""
-        if self._path != sys.path:
-            self._foreign, self._absent, self._path = set(_OURS), set(), list(sys.path)
-            self._local_entries = [entry for entry in self._path if not self._is_installed(entry)]
-        return self._foreign
-
-    def find(self, top: str, name: str) -> _Place | None:
-        """Where the module `top` lies if it is local; else None, and `name` is foreign if `top` exists."""
-        if top in self._foreign:
-            self._foreign.add(name)
-            return None
-        imported = sys.modules.get(top)
-        if imported is not None:
-            origin, locations = _whereabouts(imported)
-        else:
-            spec = self._spec(top)
-            if spec is None:
-                return None
-            origin, locations = spec.origin if spec.has_location else None, spec.submodule_search_locations
-        parts = None if locations is None else tuple(locations)
-        known = self._known.get(top)
-        if known is not None and known[0] == origin and known[1] == parts:
-            return known[2]
-        place = self._local(top, origin, parts)
-        if place is None:
-            self._foreign.update((top, name))
-        else:
-            self._known[top] = (origin, parts, place)
-        return place
-
-    def _spec(self, top: str) -> importlib.machinery.ModuleSpec | None:
-        appeared = self._appeared(top)
-        if top in self._absent:
-            if not appeared:
-                return None
-            importlib.invalidate_caches()  # Python's listing of the directory may be older than the file
-        spec = _find_spec(top)
-        if spec is None and appeared:
-            importlib.invalidate_caches()
-            spec = _find_spec(top)
-        if spec is None:
-            self._absent.add(top)
-        else:
-            self._absent.discard(top)
-        return spec
-
-    def _appeared(self, top: str) -> bool:
-        """Whether a local directory on sys.path has a file of that name: asks the disk, not a cache."""
-        return any(top in self._stems(entry or os.getcwd()) for entry in self._local_entries)
-
-    def _stems(self, directory: str) -> frozenset[str]:
-        """What its files are called up to the first dot; listed again when the directory changed."""
-        try:
-            changed = os.stat(directory).st_mtime_ns
-            stems, listed = self._listings.get(directory, (frozenset(), None))
-            if changed != listed:
-                stems = frozenset(name.partition(".")[0] for name in os.listdir(directory))
-                if self._now() - changed > _SETTLED_NS:
-                    self._listings[directory] = (stems, changed)
-        except OSError:  # no directory: a zip archive, or nothing
-            return frozenset()
-        return stems
-
-    def _local(self, top: str, origin: str | None, locations: tuple[str, ...] | None) -> _Place | None:
-        roots: tuple[str, ...] = () if origin is None else (origin,)
-        if locations is not None:
-            is_regular = origin is not None and os.path.basename(origin).startswith("__init__.")
-            roots = (os.path.dirname(str(origin)),) if is_regular else locations
-        roots = tuple(
-            root
-            for root in map(os.path.normpath, roots)
-            if os.path.isabs(root)  # else made up: "<string>"
-            and os.path.isdir(os.path.dirname(root))  # else inside a zip archive
-            and not self._is_installed(root)
-            and not self._is_installed(os.path.realpath(root))
-        )
-        return _Place(top, roots, locations is not None) if roots else None
-
-    def _is_installed(self, path: str) -> bool:
-        if path.startswith(self._installed) or path + os.sep in self._installed:
-            return True
-        parts = path.split(os.sep)
-        return "site-packages" in parts or "dist-packages" in parts
-
-
-def _whereabouts(module: object) -> tuple[str | None, Iterable[str] | None]:
-    """The file and the search locations of an imported module; neither for one made in memory."""
-    spec = getattr(module, "__spec__", None)
-    if spec is not None:
-        return spec.origin if spec.has_location else None, spec.submodule_search_locations
-    file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not os.path.isfile(file):
-        return None, None
-    return file, getattr(module, "__path__", None)
-
-
-def _find_spec(top: str) -> importlib.machinery.ModuleSpec | None:
-    import importlib.util
-
-    try:
-        return importlib.util.find_spec(top)
-    except (ImportError, ValueError, AttributeError):
-        return None  # blocked by None in sys.modules, or a finder of someone's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,16 +136,17 @@ class _Leaf:
 class _Bundle:
     """One local module, packed."""
 
-    place: _Place
+    place: Place
     leaves: tuple[_Leaf, ...]
     young: tuple[tuple[_Leaf, bytes], ...]  # those whose stat proves nothing yet, with the content's hash
-    imported: dict[_Leaf, frozenset[str]]
+    imported: dict[_Leaf, tuple[frozenset[str], frozenset[str]]]  # anywhere in the file, and surely
     imports: frozenset[str]  # top-level names, of all files
+    surely: dict[str, frozenset[str]]  # full names, by file
     unit: Unit
     archive: bytes
 
 
-def _bundle(place: _Place, old: _Bundle | None, now: int) -> _Bundle:
+def _bundle(place: Place, old: _Bundle | None, now: int) -> _Bundle:
     """The module as it lies on the disk at `now` or later: `old` itself where that is still true."""
     leaves = _leaves(place)
     if old is not None and old.place == place and old.leaves == leaves:
@@ -289,17 +169,18 @@ def _bundle(place: _Place, old: _Bundle | None, now: int) -> _Bundle:
         leaves=leaves,
         young=tuple((leaf, hashlib.sha256(contents[leaf]).digest()) for leaf in young),
         imported=imported,
-        imports=frozenset().union(*imported.values()),
+        imports=frozenset().union(*(anywhere for anywhere, _ in imported.values())),
+        surely={leaf.member: surely for leaf, (_, surely) in imported.items()},
         unit=Unit(place.name, hashlib.sha256(archive).hexdigest()),
         archive=archive,
     )
 
 
 def _is_young(leaf: _Leaf, now: int) -> bool:
-    return now - leaf.mtime_ns < _SETTLED_NS
+    return now - leaf.mtime_ns < SETTLED_NS
 
 
-def _leaves(place: _Place) -> tuple[_Leaf, ...]:
+def _leaves(place: Place) -> tuple[_Leaf, ...]:
     if not place.is_package:
         path = place.roots[0]
         suffix = os.path.basename(path).partition(".")[2]
@@ -354,7 +235,7 @@ def _leaf(path: str, member: str, status: os.stat_result) -> _Leaf:
     )
 
 
-def _read(place: _Place, leaf: _Leaf) -> bytes:
+def _read(place: Place, leaf: _Leaf) -> bytes:
     try:
         with open(leaf.path, "rb") as file:
             return file.read()
@@ -378,14 +259,14 @@ def _zip(contents: dict[_Leaf, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _gone(place: _Place, error: OSError) -> ModulesError:
+def _gone(place: Place, error: OSError) -> ModulesError:
     return ModulesError(
         f"local module {place.name!r} must travel with the function, but its files cannot be read: {error}. "
         "Put them back, or import the module again from where they are now"
     )
 
 
-def _too_large(place: _Place) -> ModulesError:
+def _too_large(place: Place) -> ModulesError:
     walks = (_walk(root, place.name, ()) for root in place.roots)
     files = itertools.islice(itertools.chain.from_iterable(walks), 10 * _MOST)
     sizes = {leaf.member: leaf.size for leaf in files}

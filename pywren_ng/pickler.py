@@ -10,23 +10,38 @@ from pywren_runtime.pickling import ATOMS
 from pywren_runtime.strict import StrictPickler
 
 
-class Pickler(StrictPickler):
-    """Notes the names of the modules that the pickle refers to, and the code that it carries."""
+class Needs:
+    """What a pickle needs of modules: those that it names, those of them that are imported when it is loaded, and the
+    code that it carries, which may import more."""
 
-    def __init__(self, names: set[str | None], codes: list[CodeType], *args: Any, **options: Any) -> None:
-        self._names = names
-        self._codes = codes
+    __slots__ = ("codes", "imported", "named")
+
+    def __init__(self) -> None:
+        self.named: set[str | None] = set()
+        self.imported: set[str | None] = set()
+        self.codes: list[CodeType] = []
+
+
+class Pickler(StrictPickler):
+    """Notes what the pickle needs of modules."""
+
+    def __init__(self, needs: Needs, *args: Any, **options: Any) -> None:
+        self._needs = needs
         super().__init__(*args, **options)
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, FunctionType):
-            self._codes.append(obj.__code__)
-            self._names.add(obj.__module__)
-        elif isinstance(obj, ModuleType):
-            self._names.add(obj.__name__)
+        needs, reduced = self._needs, super().reducer_override(obj)
+        if isinstance(obj, ModuleType):
+            needs.named.add(obj.__name__)
+            needs.imported.add(obj.__name__)
         elif callable(obj):
-            self._names.add(getattr(obj, "__module__", None))
-        return super().reducer_override(obj)
+            name = getattr(obj, "__module__", None)
+            needs.named.add(name)
+            if isinstance(obj, FunctionType):
+                needs.codes.append(obj.__code__)
+            if reduced is NotImplemented and isinstance(obj, FunctionType | type):
+                needs.imported.add(name)
+        return reduced
 
 
 def fingerprint(fn: object) -> tuple[Any, ...] | None:
