@@ -11,10 +11,11 @@ import os
 import re
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pywren_ng import config
 from pywren_ng.backends import Backend
-from pywren_ng.credentials import open_store
+from pywren_ng.credentials import Access, open_store
 from pywren_ng.engine import Engine
 from pywren_ng.environment import LocalModules
 from pywren_ng.packing import Packer
@@ -24,6 +25,10 @@ from pywren_ng.tracker import Pace
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Store
 
+if TYPE_CHECKING:
+    from pywren_ng.comparison import Comparison
+    from pywren_ng.packages import PackageSet
+
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
 PACES = 1000
 _NO_KEY = re.compile(r"[^A-Za-z0-9._=-]+")
@@ -32,12 +37,22 @@ _NO_KEY = re.compile(r"[^A-Za-z0-9._=-]+")
 class Assembly:
     """What the views of one executor share."""
 
-    def __init__(self, backend: str, *, store: str | None, max_workers: int | None, progress: bool | None) -> None:
+    def __init__(
+        self,
+        backend: str,
+        *,
+        store: str | None,
+        max_workers: int | None,
+        access: Access,
+        requirements: Any,
+        progress: bool | None,
+    ) -> None:
         depth = int(os.environ.get(DEPTH, "0"))
         if backend == "local" and depth:
             # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
             backend, max_workers = ("local", 1) if depth == 1 else ("inline", None)
-        self.name = f"{backend}-{os.urandom(4).hex()}"
+        self.backend = backend
+        self.name = f"{backend}-{os.urandom(8).hex()}"  # a job signed for one is nobody else's, ever
         self._jobs = itertools.count(1)
         self._paces: dict[object, Pace] = {}
         if max_workers is not None and max_workers <= 0:
@@ -46,9 +61,11 @@ class Assembly:
             self.scratch = Scratch()
             undo.callback(self.scratch.close)
             module = backend_module(backend)
-            self.store: Store = open_store(store) if store else module.own_store(self.scratch.path)
-            self.packer = Packer(self.store, None if backend == "inline" else LocalModules())
-            made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers)
+            self.store: Store = open_store(store, access) if store else module.own_store(self.scratch.path, access)
+            packages, comparison = _packages(module, access, requirements, self.store)
+            self.packages = packages.ref if packages is not None else None
+            self.packer = Packer(self.store, None if backend == "inline" else LocalModules(), packages, comparison)
+            made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers, access=access)
             undo.callback(made.close)
             self.engine = Engine(made, self.store, self.packer)
             undo.pop_all()
@@ -90,6 +107,32 @@ class Assembly:
                 _clear(self.engine, self.store, self.scratch)
 
 
+def _packages(
+    module: Any, access: Access, requirements: Any, store: Store
+) -> "tuple[PackageSet | None, Comparison | None]":
+    """The set that was asked for, in the store, and what compares with it what functions import.
+
+    Workers of a backend that has no target, and those on this machine if nothing was asked for, have what is here.
+    """
+    target = module.target(access) if hasattr(module, "target") else None
+    if target is None or not (requirements or target.others):
+        return None, None
+    found, asked = None, ""
+    if requirements:
+        from pywren_ng.packages import prepare
+        from pywren_ng.requirements import read
+
+        read_ones = read(requirements)
+        asked = str(read_ones)
+        found = prepare(read_ones, target)
+        found.put(store)
+    if not config.load({})["check_packages"].value:
+        return found, None
+    from pywren_ng.comparison import Comparison
+
+    return found, Comparison(found.versions() if found else {}, target.others, asked)
+
+
 def _finish(engine: Engine, bars: Bars, store: Store, scratch: Scratch) -> None:
     """The executor was collected or the interpreter ends: do what was submitted, unless an error ended the script."""
     if engine.is_foreign():
@@ -112,7 +155,9 @@ def _clear(engine: Engine, store: Store, scratch: Scratch) -> None:
 def backend_module(name: str) -> Any:
     """The backend of that name: a module of ours, or an entry point in the group `pywren_ng.backends`.
 
-    It has `own_store(directory)`, the store if the user names none, and `make(store, *, directory, max_workers)`.
+    It has `own_store(directory, access)`, the store if the user names none, and `make(store, *, directory,
+    max_workers, access)`; one whose workers can be given packages has `target(access)`, the Python and platform on
+    which they run.
     """
     if not name.isidentifier():
         raise _unknown(name)

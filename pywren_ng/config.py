@@ -7,7 +7,7 @@ layer is checked, also where another one decides: a mistake shows at once and no
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from operator import index
@@ -218,6 +218,20 @@ _POSITIVE = _Kind("greater than 0: a whole number, 1 or more", _at_least(1), int
 _MEGABYTES = _Kind("a whole number of megabytes, 1 or more", _at_least(1), int)
 _SECONDS = _Kind("a number of seconds greater than 0", _seconds, float)
 
+
+def _list(value: object) -> object:
+    if isinstance(value, str | os.PathLike):
+        return _text(os.fspath(value))
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise TypeError
+    return list(value)
+
+
+def _list_from_text(text: str) -> object:
+    return text if len(text.split()) == 1 and os.path.isfile(os.path.expanduser(text)) else text.split()
+
+
+_PACKAGES = _Kind("a list of packages, or the name of a requirements file", _list, _list_from_text)
 _INVOKE = _Kind("'auto', 'sync' or 'async'", _one_of("auto", "sync", "async"), str)
 
 _KEYS: Mapping[str, tuple[_Kind, object]] = {
@@ -231,4 +245,8 @@ _KEYS: Mapping[str, tuple[_Kind, object]] = {
     "name": (_TEXT, None),
     "deployment": (_TEXT, None),
     "invoke": (_INVOKE, "auto"),
+    "profile": (_TEXT, None),
+    "region": (_TEXT, None),
+    "requirements": (_PACKAGES, None),
+    "check_packages": (_SWITCH, True),
 }

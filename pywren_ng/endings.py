@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 
+from pywren_ng.deploy import grants
 from pywren_ng.tracker import Cancelled, Forgotten, Opened, Task
 from pywren_runtime import blobs, failures
 from pywren_runtime.errors import StoreError
@@ -65,11 +66,14 @@ class Endings:
     def rebuild(self, outcome: Outcome) -> BaseException:
         """The error of a failed outcome, with a note of what only the client knows."""
         error = failures.rebuild(outcome, lambda packed: loads(packed, self._fetch))
+        with contextlib.suppress(Exception):  # a user's __str__ may do anything
+            if denied := grants.advice(f"{error}\n{error.__cause__}"):
+                error.add_note(denied)
         missing = error.name if isinstance(error, ModuleNotFoundError) and not self._store.private else None
         if missing and _is_here(missing.partition(".")[0]):
             error.add_note(
-                f"{missing!r} is installed here and not in the worker: what runs on Lambda has the packages that its "
-                "deployment was made with, and none of this machine's; do without it, or deploy a runtime that has it"
+                f"{missing!r} is installed here and not in the worker, which has only what it was given: "
+                f"Executor(…, requirements=[{missing.partition('.')[0]!r}])"
             )
         return error
 

@@ -6,22 +6,27 @@ submit, map ──► Packer ──► Engine ──► Backend ──► worker
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from pywren_ng import config
 from pywren_ng.feed import NO_HEADING, Feed, title_of
 from pywren_ng.job import Job, Shelf
-from pywren_ng.packing import Packed
+from pywren_ng.packing import Memory, Packed
+from pywren_ng.sorting import Premises, Sorting
 from pywren_ng.tracker import Ending, Heading, Lost, Policy, Task, Tasks
 from pywren_runtime.errors import ConfigError, PywrenError
 from pywren_runtime.modules import Unit
 from pywren_runtime.wire import Environment, Head, Outcome
+
+if TYPE_CHECKING:
+    from pywren_ng.futures import TaskFuture
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +42,7 @@ class Options:
     name: str | None
 
 
-class Executor(futures.Executor):
+class Executor(Sorting, futures.Executor):
     """Runs functions in worker processes of this machine, or wherever `backend` says.
 
     Anything that cloudpickle can pickle may be submitted, lambdas and functions of a notebook included; no
@@ -58,6 +63,9 @@ class Executor(futures.Executor):
         env: Mapping[str, str] | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        requirements: str | os.PathLike[str] | Iterable[str] | None = None,
+        profile: str | None = None,
+        region: str | None = None,
         progress: bool | None = None,
         name: str | None = None,
     ) -> None:
@@ -72,6 +80,9 @@ class Executor(futures.Executor):
             "memory": memory,
             "time_limit": time_limit,
             "retries": retries,
+            "requirements": requirements,
+            "profile": profile,
+            "region": region,
             "progress": progress,
             "name": name,
         }
@@ -82,11 +93,14 @@ class Executor(futures.Executor):
         self._options = Options(settings["memory"], policy, _variables(env), settings["name"])
         # With it come engine, packing and backends, of which `import pywren_ng` alone has no use.
         from pywren_ng.assembly import Assembly
+        from pywren_ng.credentials import Access
 
         self._assembly = Assembly(
             settings["backend"],
             store=settings["store"],
             max_workers=settings["max_workers"],
+            access=Access(settings["profile"], settings["region"]),
+            requirements=settings["requirements"],
             progress=settings["progress"],
         )
         self._initializer = Packed(b"")
@@ -142,6 +156,12 @@ class Executor(futures.Executor):
         What cannot be pickled does not raise here: it is the future's exception. The arguments are pickled before
         this returns, so changing them afterwards changes nothing.
         """
+        return cast("Future[T]", self._submit(fn, args, kwargs))
+
+    def _submit(
+        self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None
+    ) -> "TaskFuture":
+        """As `submit`; what `memory` knows of the arguments is neither hashed nor stored again."""
         assembly = self._assembly
         assembly.check_open()
         assembly.engine.prepare(self._environment(())[0])
@@ -152,7 +172,7 @@ class Executor(futures.Executor):
         try:
             packed = assembly.packer.function(fn, self._options.policy.retry_on, title_of(fn))
             tasks.held = packed.held
-            arguments = assembly.packer.arguments(args, kwargs)
+            arguments = assembly.packer.arguments(args, kwargs, memory)
         except PywrenError as error:
             return self._fail(tasks, error)
         heading = self._heading(tasks.job, packed, arguments.modules)
@@ -160,9 +180,9 @@ class Executor(futures.Executor):
         tasks.all.append(task)
         future = task.future = assembly.engine.future_of(task)
         assembly.engine.add(tasks, [task])
-        return cast("Future[T]", future)
+        return future
 
-    def _fail(self, tasks: Tasks, error: PywrenError) -> Future[Any]:
+    def _fail(self, tasks: Tasks, error: PywrenError) -> "TaskFuture":
         engine = self._assembly.engine
         task = Task(tasks, 0, NO_HEADING, b"", (), time.time())
         tasks.all.append(task)
@@ -248,6 +268,9 @@ class Executor(futures.Executor):
     def __repr__(self) -> str:
         return f"<Executor {self._assembly.name} of {self._max_workers} workers, store {self._assembly.store.url}>"
 
+    def _premises(self) -> Premises:
+        return Premises(self._assembly.backend, self._assembly.store.url, self._options.memory)
+
     def _new_job(self) -> str:
         return self._assembly.new_job(self._options.name)
 
@@ -263,7 +286,9 @@ class Executor(futures.Executor):
     def _environment(self, units: tuple[Unit, ...]) -> tuple[Environment, bytes]:
         known = self._environments.get(units)
         if known is None:
-            environment = Environment(self._options.memory, self._options.env, self._initializer.data, units)
+            environment = Environment(
+                self._options.memory, self._options.env, self._initializer.data, units, self._assembly.packages
+            )
             if len(self._environments) > 100:  # modules that are edited again and again
                 self._environments.clear()
             known = self._environments[units] = environment, environment.encode()

@@ -21,7 +21,9 @@ from pywren_runtime.stores import Copy, Store
 from pywren_runtime.wire import blob_key, module_key
 
 if TYPE_CHECKING:
+    from pywren_ng.comparison import Comparison
     from pywren_ng.environment import LocalModules
+    from pywren_ng.packages import PackageSet
 
 KNOWN = 1000  # functions whose pickles are remembered
 OVERLAP = 8 << 20  # bytes of a piece from which on it pays to hash and write at the same time
@@ -46,24 +48,29 @@ Memory = dict[tuple[int, int], tuple[Ref, memoryview]]  # pieces that one map ha
 class Packer:
     """Packs for one executor. Any thread may use it."""
 
-    def __init__(self, store: Store, modules: "LocalModules | None") -> None:
+    def __init__(
+        self,
+        store: Store,
+        modules: "LocalModules | None",
+        packages: "PackageSet | None" = None,
+        comparison: "Comparison | None" = None,
+    ) -> None:
         self.blobs = Blobs(store)
         self._store = store
         self._modules = modules
+        self._packages = packages
+        self._comparison = comparison
         self._sent: dict[str, Unit] = {}  # by where their archives lie
         self._known: dict[tuple[Any, ...], Packed] = {}
 
     def pack(self, obj: tuple[Any, ...], name: str, memory: Memory | None = None, *, is_call: bool = False) -> Packed:
         """Pack any object. PackingError says which part of `name` cannot travel, and how it was reached."""
-        names: set[str | None] = set()
-        codes: list[CodeType] = []
         held: list[str] = []
 
         def store(data: memoryview) -> Ref:
             where = _address(data) if memory is not None else None
-            if memory is not None and where in memory:
+            if memory is not None and where in memory and self.blobs.hold(memory[where][0].key, data):
                 ref = memory[where][0]
-                self.blobs.hold(ref.key)
             else:
                 ref = self.blobs.put(data)
                 if memory is not None and where is not None:
@@ -71,14 +78,17 @@ class Packer:
             held.append(ref.key)
             return ref
 
-        from pywren_ng.pickler import Pickler  # cloudpickle costs 15 ms: the first worker starts meanwhile
+        from pywren_ng.pickler import Needs, Pickler  # cloudpickle costs 15 ms: the first worker starts meanwhile
+
+        needs = Needs()
 
         def pickler(*args: Any, **options: Any) -> Pickler:
-            return Pickler(names, codes, *args, **options)
+            return Pickler(needs, *args, **options)
 
         try:
             data = dumps(obj, store, pickler)
-            units = self._units({name for name in names if name is not None}, codes)
+            units = self._units({module for module in needs.named if module is not None}, needs.codes)
+            self._compare(name, {module for module in needs.imported if module is not None}, needs.codes)
         except PywrenError:
             self.blobs.release(held)
             raise
@@ -140,8 +150,16 @@ class Packer:
                 self._sent[key] = unit
         return units
 
+    def _compare(self, name: str, imported: set[str], codes: list[CodeType]) -> None:
+        """What is imported when this is loaded and called, with what the workers have."""
+        if self._comparison is not None and self._modules is not None:
+            sure = imported.union(*map(self._comparison.imports, codes))
+            self._comparison.check(name, self._modules.foreign(sure))
+
     def restore(self, key: str) -> bool:
         """Put again what a worker did not find; see `Blobs.restore`."""
+        if self._packages is not None and (again := self._packages.restore(self._store, key)) is not None:
+            return again
         unit = self._sent.get(key)
         if unit is None or self._modules is None:
             return self.blobs.restore(key)

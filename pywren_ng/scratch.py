@@ -14,6 +14,19 @@ def private_store(directory: str) -> FileStore:
     return FileStore(os.path.join(directory, "store"), private=True)
 
 
+def cache() -> str:
+    """Where sets of packages are kept for this user, from executor to executor."""
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(folder):  # the XDG specification: a relative one is to be ignored
+        folder = os.path.expanduser("~/.cache")
+    return os.path.join(folder, "pywren-ng", "packages")
+
+
+def laid_out() -> str:
+    """Where workers of this machine lay sets out."""
+    return os.path.join(cache(), "laid-out")
+
+
 class Scratch:
     """A folder that only this user can enter, in memory where there is room.
 

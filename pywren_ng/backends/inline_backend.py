@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pywren_ng.backends import Event, Order
+from pywren_ng.credentials import Access
 from pywren_ng.scratch import private_store
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment
@@ -57,11 +58,11 @@ class InlineBackend:
         self._orders.clear()
 
 
-def own_store(directory: str) -> Store:
+def own_store(directory: str, access: Access) -> Store:
     """Where the executor's data lies if the user names no store."""
     return private_store(directory)
 
 
-def make(store: Store, *, directory: str, max_workers: int | None) -> InlineBackend:
+def make(store: Store, *, directory: str, max_workers: int | None, access: Access) -> InlineBackend:
     """The backend for an executor whose private folder is `directory`."""
     return InlineBackend(store, root=directory)

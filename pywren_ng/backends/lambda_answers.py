@@ -19,8 +19,10 @@ from pywren_runtime.errors import (
     SignatureError,
     TaskOutOfMemory,
     TaskTimeout,
+    VersionError,
 )
 from pywren_runtime.invoker import Answer
+from pywren_runtime.wire import Outcome, Signer, misplaced, outcome_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,15 @@ def judge(answer: Answer, asked: Asked) -> Verdict:
     return Hopeless(_refusal(answer.status, kind, text, asked))
 
 
+def opened(frame: bytes, signer: Signer, place: str | None = None) -> Outcome:
+    """The outcome in a signed frame; SignatureError if it is not one of ours, or was signed for another place."""
+    outcome = Outcome.decode(signer.open(b"outcome", frame))
+    own = outcome_key(outcome.job, outcome.task, outcome.round)
+    if place not in (None, own):
+        raise misplaced(own, str(place))
+    return outcome
+
+
 def concurrency(answer: Answer) -> int | None:
     """What the account may run at once, from the answer to GetAccountSettings."""
     try:
@@ -107,7 +118,14 @@ def _unanswered(answer: Answer, asked: Asked) -> Verdict:
         )
     if answer.fault == "credentials":
         return Hopeless(CredentialsError(answer.reason))
-    return Again(f"{answer.fault} at {where}", unknown=answer.sent)
+    return Again(f"{answer.fault} at {where}{_CURES.get(answer.fault, '')}", unknown=answer.sent)
+
+
+_CURES = {
+    "proxy": " (correct HTTPS_PROXY, or name the host in NO_PROXY)",
+    "unresolved": " (look at the network and the region's name; where a proxy is needed, name it in HTTPS_PROXY)",
+    "refused": " (look at the network; where a proxy is needed, name it in HTTPS_PROXY)",
+}
 
 
 def _result(answer: Answer, asked: Asked) -> Verdict:
@@ -153,10 +171,12 @@ def _function_error(answer: Answer, asked: Asked) -> Verdict:
     if kind == "SignatureError":
         return Hopeless(
             SignatureError(
-                f"{text} {where}: the key of your deployment is not the function's; run `pywren-ng setup`, or fetch "
-                "the deployment's file anew"
+                f"{text} {where}. If that is so for every Call, the key of your deployment is not the function's; run "
+                "`pywren-ng setup`, which fetches it anew"
             )
         )
+    if kind == "VersionError":
+        return Hopeless(VersionError(f"{text} {where}; run `pywren-ng setup` with this client's release"))
     if kind.startswith("Runtime.") or "Init" in kind:
         return Died(
             _lost(
@@ -190,8 +210,9 @@ def _refusal(status: int, kind: str, text: str, asked: Asked) -> BaseException:
     said = f"Lambda answered {status} {kind}: {text}"
     if status == 404:
         return FunctionMissing(
-            f"there is no function {asked.function} in {asked.region} ({said}); to make it run: "
-            f"pywren-ng setup --region {asked.region} --memory {asked.memory}"
+            f"there is no function {asked.function} in {asked.region} ({said}); to make it run: {_setup(asked)}, or "
+            "ask for a size that is there: `pywren-ng check` names them. If it was there before, another release may "
+            "have set the deployment up since: install that one here, too"
         )
     if kind == "AccessDeniedException":
         return AccessDenied(
@@ -206,6 +227,15 @@ def _refusal(status: int, kind: str, text: str, asked: Asked) -> BaseException:
             cure = "set this machine's clock: it differs from AWS's by minutes"
         return CredentialsError(f"AWS does not accept these credentials for {asked.region} ({said}); {cure}")
     return LambdaError(f"the function {asked.function} in {asked.region} took no Call of {asked.size:,} bytes ({said})")
+
+
+def _setup(asked: Asked) -> str:
+    """The command that makes the function."""
+    command = f"pywren-ng setup --region {asked.region} --memory {asked.memory}"
+    named = re.match(r"(.+)-w\d+-py\d+-(x86_64|arm64)-\d+", asked.function)
+    if named and named[1] != "pywren-ng":
+        command += f" --name {named[1]}"
+    return f"{command} --arch arm64" if named and named[2] == "arm64" else command
 
 
 def _error_of(answer: Answer) -> tuple[str, str]:

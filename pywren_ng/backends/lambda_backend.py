@@ -19,20 +19,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from pywren_ng import config, deployment
 from pywren_ng.backends import Event, Order, lambda_answers, lambda_trees
 from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
 from pywren_ng.backends.lambda_flights import MOST, Flight, Limits, after_refusal, choose, event_of, overdue, pause
+from pywren_ng.backends.lambda_place import deployed, invoker, setting
+from pywren_ng.backends.lambda_place import own_store as own_store
+from pywren_ng.backends.lambda_place import target as target
 from pywren_ng.backends.lambda_watch import Watch, Watches
-from pywren_ng.credentials import find, open_store
+from pywren_ng.credentials import Access
 from pywren_ng.deployment import Deployment
 from pywren_ng.tracker import Lost
-from pywren_runtime.aws import endpoint_of
 from pywren_runtime.errors import LambdaError, PywrenError, StoreError, Throttled
 from pywren_runtime.invoker import Answer, Invoker
 from pywren_runtime.stores import Store
-from pywren_runtime.wire import Environment, Outcome, Signer, call_key
+from pywren_runtime.wire import Environment, Outcome, Signer, call_key, outcome_key
 
 CONCURRENCY = 1000  # what an account may run at once, unless it says otherwise
 _LOG = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class LambdaBackend:
         self._events: list[Event] = []
         self._number = 0
         self._asked = False  # for the account's limit
+        self._told = False  # that Lambda cannot be reached
         self._busy_since = math.inf  # since when every answer is that there is no room
         self._turned = time.monotonic()
         self._planned = 0.0  # seconds for which the last wait was meant to last at most
@@ -220,7 +222,7 @@ class LambdaBackend:
             self._busy_since = math.inf
         if isinstance(verdict, Done):
             for frame in verdict.frames:
-                self._bring(flight, frame)
+                self._bring(flight, lambda_answers.opened(frame, self._signer))
             self._lose(flight, LambdaError("its worker did not get to it"), charged=False)
         elif isinstance(verdict, Stored):
             self._watch(flight, now)
@@ -247,6 +249,9 @@ class LambdaBackend:
             limits=self._limits,
         )
         if step == "again":
+            if not (self._told or verdict.busy or verdict.unknown):
+                self._told = True
+                _LOG.warning("%s; it is tried again for %.0f s", verdict.why, self._limits.away)
             flight.unsent = True
             flight.unsure |= verdict.unknown and flight.mode == "sync"
             self._look_at(flight, now + pause(flight.tries, self._limits))
@@ -296,10 +301,10 @@ class LambdaBackend:
             return
         try:
             if found.frame is not None:
-                self._bring(flight, found.frame)
+                place = outcome_key(found.job, found.task, found.round)
+                self._bring(flight, lambda_answers.opened(found.frame, self._signer, place))
         except PywrenError as error:
-            self._lose(flight, error, final=True)
-            return
+            self._lose(flight, error, final=True, one=found.task)
         if over and (lost := self._absent.get(flight.number)) is not None:
             self._lose(flight, lost[0], charged=lost[1])
         elif not flight.open:
@@ -307,9 +312,8 @@ class LambdaBackend:
         elif over and flight.unsent:
             self._send(flight, now)
 
-    def _bring(self, flight: Flight, frame: bytes) -> None:
-        """An outcome of a flight; SignatureError if it is not one of ours, or not of this flight."""
-        outcome = Outcome.decode(self._signer.open(b"outcome", frame))
+    def _bring(self, flight: Flight, outcome: Outcome) -> None:
+        """An outcome of a flight. One of another brings nothing, and what is open stays open."""
         for position in flight.open:
             task = flight.order.call.tasks[position]
             if (task.index, task.round) == (outcome.task, outcome.round) and outcome.job == flight.job:
@@ -348,13 +352,19 @@ class LambdaBackend:
         error = lambda_answers.silent(flight.function, self._where.store, now - flight.alive)
         self._lose(flight, error, charged=charged)
 
-    def _lose(self, flight: Flight, error: BaseException, *, charged: bool = True, final: bool = False) -> None:
-        """What is still open of a flight brings no outcome."""
+    def _lose(
+        self, flight: Flight, error: BaseException, *, charged: bool = True, final: bool = False, one: int | None = None
+    ) -> None:
+        """What is still open of a flight, or of that one task, brings no outcome."""
         for position in sorted(flight.open):
             task = flight.order.call.tasks[position]
+            if one not in (None, task.index):
+                continue
+            flight.open.discard(position)
             told = lambda_answers.told_of(error, f"task {task.index} of job {flight.job}")
             self._events.append(Lost(flight.job, task.index, task.attempt, charged, told, final))
-        self._end(flight)
+        if not flight.open:
+            self._end(flight)
 
     def _end(self, flight: Flight) -> None:
         self._flights.pop(flight.number, None)
@@ -381,19 +391,9 @@ class LambdaBackend:
         self.workers = min(self._wanted or most, most)
 
 
-def own_store(directory: str) -> Store:
-    """Where the executor's data lies if the user names no store: the deployment's bucket."""
-    return open_store(deployment.load(_setting("deployment")).store)
-
-
-def make(store: Store, *, directory: str, max_workers: int | None) -> LambdaBackend:
+def make(store: Store, *, directory: str, max_workers: int | None, access: Access) -> LambdaBackend:
     """The backend for an executor; ConfigError where no deployment is known."""
-    where = deployment.load(_setting("deployment"))
+    where = deployed(access)
     limits = Limits().scaled(float(os.environ.get("PYWREN_NG_INTERNAL_SCALE", "1")))
-    invoker = Invoker(endpoint_of("lambda", where.region), where.region, find())
-    return LambdaBackend(invoker, store, where, workers=max_workers, invoke=_setting("invoke") or "auto", limits=limits)
-
-
-def _setting(key: str) -> str | None:
-    value: str | None = config.load({})[key].value
-    return value
+    made, invoke = invoker(where, access), setting("invoke")
+    return LambdaBackend(made, store, where, workers=max_workers, invoke=invoke, limits=limits)

@@ -20,7 +20,9 @@ from typing import cast
 
 from pywren_ng.backends import Event, Order
 from pywren_ng.backends.local_process import LocalProcess
-from pywren_ng.scratch import private_store
+from pywren_ng.credentials import Access
+from pywren_ng.requirements import HERE, Target
+from pywren_ng.scratch import laid_out, private_store
 from pywren_ng.tracker import Lost
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.process import Doom, too_long
@@ -272,12 +274,17 @@ def depth_for(seconds: float | None) -> int:
     return 1 + min(DEEPEST, int(AHEAD / max(seconds, 1e-6)))
 
 
-def own_store(directory: str) -> Store:
+def own_store(directory: str, access: Access) -> Store:
     """Where the executor's data lies if the user names no store."""
     return private_store(directory)
 
 
-def make(store: Store, *, directory: str, max_workers: int | None) -> LocalBackend:
+def target(access: Access) -> Target:
+    """The packages that its workers can be given."""
+    return Target(HERE)
+
+
+def make(store: Store, *, directory: str, max_workers: int | None, access: Access) -> LocalBackend:
     """The backend for an executor whose private folder is `directory`."""
     if store.url.startswith("memory:"):
         raise ConfigError("workers are other processes and cannot see store='memory:…'; use a file:// store, or none")
@@ -289,6 +296,7 @@ def make(store: Store, *, directory: str, max_workers: int | None) -> LocalBacke
         private=store.private,
         key=os.urandom(32),
         threads=max(1, processors // workers),
+        packages=laid_out(),
     )
     return LocalBackend(surroundings, workers=workers)
 

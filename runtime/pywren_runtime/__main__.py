@@ -56,6 +56,7 @@ def main() -> None:
     worker = Worker(
         store,
         root=fields["root"],
+        packages=fields["packages"],
         take_output=capture.take,
         announce=announce,
         cache=cache,

@@ -13,6 +13,8 @@ from typing import Final
 
 from pywren_runtime.errors import ConfigError, CredentialsError
 
+EARLY: Final = 300.0  # seconds
+INFINITE: Final = float("inf")
 SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
 
@@ -24,6 +26,10 @@ class Credentials:
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
     expires: float | None = None  # seconds of the epoch
+
+    def good_until(self, now: float) -> float:
+        """When to ask for new ones: some minutes before these end, or after three quarters of what is left of them."""
+        return INFINITE if self.expires is None else self.expires - min(EARLY, max(0.0, self.expires - now) / 4)
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Credentials:

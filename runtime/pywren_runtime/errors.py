@@ -4,17 +4,25 @@
     ├── ConfigError        (ValueError)            a wrong option or setting
     ├── PackingError       (pickle.PicklingError)  a function, argument or result that cannot travel
     ├── ModulesError       (ImportError)           a local module that cannot travel, or two versions of one
+    ├── PackagesError      (ImportError)           packages that a worker cannot have, or that differ from the client's
     ├── RemoteError                                a task's exception that cannot travel: its text is kept
     ├── TaskTimeout        (TimeoutError)          a task ran longer than its time limit
     ├── TaskOutOfMemory    (MemoryError)           a task wanted more than its memory
     ├── WorkerLost         (BrokenProcessPool)     the process that ran a task died under it
     ├── InitializerError   (BrokenExecutor)        the initializer failed, so nothing can run
     ├── SignatureError                             bytes that do not carry the executor's signature
+    ├── VersionError                               client and runtime are of releases that do not understand each other
     ├── CredentialsError   (PermissionError)       AWS credentials are missing, wrong or expired
+    ├── DeploymentError                            what should be set up in the account could not be
     ├── LambdaError                                AWS Lambda did not run what it was asked to
     │   ├── AccessDenied     (PermissionError)     a permission is lacking
     │   ├── FunctionMissing  (LookupError)         no function goes by that name there
     │   └── Throttled                              the account was busy for too long
+    ├── ShuffleError                               a sort could not be done, or must not be believed
+    │   ├── ShuffleCorrupt                         what came out is not what went in
+    │   ├── RecordError      (ValueError)          the input is not made of such records
+    │   ├── KeysIncomparable (TypeError)           two keys of a sort have no order
+    │   └── OutputInUse      (FileExistsError)     something lies where the output is to go
     └── StoreError         (OSError)               the store did not do what was asked
         ├── KeyMissing     (KeyError)              nothing lies at that key
         └── StoreFull                              no room left
@@ -30,20 +38,28 @@ __all__ = [
     "AccessDenied",
     "ConfigError",
     "CredentialsError",
+    "DeploymentError",
     "FunctionMissing",
     "InitializerError",
     "KeyMissing",
+    "KeysIncomparable",
     "LambdaError",
     "ModulesError",
+    "OutputInUse",
+    "PackagesError",
     "PackingError",
     "PywrenError",
+    "RecordError",
     "RemoteError",
+    "ShuffleCorrupt",
+    "ShuffleError",
     "SignatureError",
     "StoreError",
     "StoreFull",
     "TaskOutOfMemory",
     "TaskTimeout",
     "Throttled",
+    "VersionError",
     "WorkerLost",
 ]
 
@@ -62,6 +78,10 @@ class PackingError(PywrenError, PicklingError):
 
 class ModulesError(PywrenError, ImportError):
     """The sources of a local module cannot travel, or two versions of it were asked of one worker."""
+
+
+class PackagesError(PywrenError, ImportError):
+    """The packages that were asked for cannot be had in a worker, or those that a task needs are not there."""
 
 
 class RemoteError(PywrenError):
@@ -84,8 +104,16 @@ class SignatureError(PywrenError):
     """Bytes that should be ours do not carry the executor's signature, and were not loaded."""
 
 
+class VersionError(PywrenError):
+    """Client and runtime come from releases that do not understand each other; nothing was run."""
+
+
 class CredentialsError(PywrenError, PermissionError):
     """There are no AWS credentials, or they are wrong or expired; the message says what to run."""
+
+
+class DeploymentError(PywrenError):
+    """What should be set up in the account, changed or removed, could not be; the message says what AWS said."""
 
 
 class LambdaError(PywrenError):
@@ -102,6 +130,26 @@ class FunctionMissing(LambdaError, LookupError):
 
 class Throttled(LambdaError):
     """Lambda refused for so long, for want of concurrency, that it was given up."""
+
+
+class ShuffleError(PywrenError):
+    """A sort, or another shuffle, could not be done, or its result must not be believed."""
+
+
+class ShuffleCorrupt(ShuffleError):
+    """What came out of a shuffle, or arrived between its phases, is not what went in; the message names the block."""
+
+
+class RecordError(ShuffleError, ValueError):
+    """The input is not made of such records as the shuffle was told; the message names the place."""
+
+
+class KeysIncomparable(ShuffleError, TypeError):
+    """Two keys of a sort cannot be compared; the message shows both."""
+
+
+class OutputInUse(ShuffleError, FileExistsError):
+    """Something lies where the output is to go."""
 
 
 class StoreError(PywrenError, OSError):

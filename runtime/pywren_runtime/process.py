@@ -68,6 +68,7 @@ class WorkerProcess:
             and own.memory == environment.memory
             and own.env == environment.env
             and own.initializer == environment.initializer
+            and own.packages == environment.packages
             and modules.fits(self._modules, environment.modules)
         )
 

@@ -32,7 +32,7 @@ DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # how many executors a process is inside of
 class Surroundings:
     """What all workers of one owner share."""
 
-    __slots__ = ("advice", "directory", "hidden", "key", "most", "private", "store", "threads")
+    __slots__ = ("advice", "directory", "hidden", "key", "most", "packages", "private", "store", "threads")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Surroundings:
         private: bool,  # whether only this executor's processes write to that store
         key: bytes,
         threads: int,  # for numerical libraries, in each worker
+        packages: str | None = None,  # where sets of packages are laid out, if not in `directory`
         most: int | None = None,  # MB that there are for one worker, whatever its environment asks for
         hidden: tuple[str, ...] = (),  # variables that a worker has no need of
         advice: str = "try fewer workers, or memory= to let the task fail with an error of its own",  # where it lacks
@@ -51,6 +52,7 @@ class Surroundings:
         self.private = private
         self.key = key
         self.threads = threads
+        self.packages = packages
         self.most = most
         self.hidden = hidden
         self.advice = advice
@@ -129,6 +131,7 @@ def _greet(frames: int, surroundings: Surroundings, memory: int | None) -> bytes
         "store": surroundings.store,
         "private": surroundings.private,
         "root": os.path.join(surroundings.directory, "modules"),
+        "packages": surroundings.packages,
         "memory": memory,
         "most": surroundings.most,
     }

@@ -29,7 +29,7 @@ from pywren_runtime.settings import Settings
 from pywren_runtime.spawn import Spawned
 from pywren_runtime.stores import Store
 from pywren_runtime.watch import LOOK, Watch
-from pywren_runtime.wire import Call, Environment, Head, Signer, beat_key, stop_key
+from pywren_runtime.wire import Call, Environment, Head, Signer, TaskCall, beat_key, call_key, misplaced, stop_key
 
 LONG: Final = 30.0  # seconds after which a Call's outcomes are stored, whatever was asked
 BEAT: Final = 10.0  # seconds between two signs of life
@@ -59,6 +59,7 @@ class Supervisor:
             return self._start(event, ends)
         frame = self._frame_of(event)
         call, head, environment = self._read(frame)
+        _refuse_other(event, head.job, call.tasks[0])
         return self._run(frame, call, head, environment, is_stored=event.get("reply") == "store", ends=ends)
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class Supervisor:
         return self._open_store().get(key)
 
     def _read(self, frame: bytes) -> tuple[Call, Head, Environment]:
-        """The Call in a signed frame. SignatureError if it is not signed, or of another release."""
+        """The Call in a signed frame. SignatureError if it is not signed, VersionError if it is of another release."""
         body = self._signer.open(b"call", frame)
         try:
             call = Call.decode(body)
@@ -200,6 +201,13 @@ class Supervisor:
         if self._process is not None:
             process, self._process = self._process, None
             process.dismiss()
+
+
+def _refuse_other(event: dict[str, Any], job: str, first: TaskCall) -> None:
+    """A Call that was signed for another place in the store is not the one that was asked for."""
+    own = call_key(job, first.index, first.attempt)
+    if "call" not in event and event["call_key"] != own:
+        raise misplaced(own, event["call_key"])
 
 
 def _fits(process: WorkerProcess, environment: Environment) -> bool:

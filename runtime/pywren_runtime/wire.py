@@ -6,6 +6,11 @@
 
 Nothing here is a pickle: a frame is a fixed header and counted bytes, so it can be taken apart and its signature
 checked before any pickle inside it is loaded. The keys in a store are built here and nowhere else.
+
+`VERSION` counts up whenever a worker of the release before would not understand what is sent here, or the other way
+round: frames, keys, the supervisor's events and answers. Functions on Lambda have it in their names, so that a Call
+finds a worker that understands it or none (`pywren_ng.deployment`); one that arrives all the same is refused by its
+first byte.
 """
 
 import enum
@@ -15,8 +20,9 @@ import struct
 from dataclasses import dataclass
 from hmac import compare_digest
 
-from pywren_runtime.errors import SignatureError
+from pywren_runtime.errors import SignatureError, VersionError
 from pywren_runtime.modules import Unit
+from pywren_runtime.pickling import Ref
 
 SIGNATURE = 32
 VERSION = 1
@@ -30,6 +36,11 @@ def blob_key(digest: bytes) -> str:
 def module_key(digest: str) -> str:
     """Where the archive of a local module's sources lies."""
     return f"modules/{digest}"
+
+
+def package_key(digest: bytes) -> str:
+    """Where the manifest or a piece of a set of packages lies: named by its content, as blobs are."""
+    return f"packages/{digest.hex()}"
 
 
 def result_key(job: str, task: int, round: int, attempt: int, part: int) -> str:
@@ -55,6 +66,14 @@ def beat_key(job: str, task: int, attempt: int) -> str:
 def stop_key(job: str) -> str:
     """What lies there once a job was cancelled: nothing more of it need be started."""
     return f"jobs/{job}/stopped"
+
+
+def misplaced(found: str, key: str) -> SignatureError:
+    """The error for bytes that were signed for the key `found` and lie at another."""
+    return SignatureError(
+        f"what lies at {key} in the store was signed for another place, {found}, and was not loaded: somebody else has "
+        "copied it there; submit again, and see who can write to the store"
+    )
 
 
 class Signer:
@@ -101,21 +120,27 @@ class Environment:
     env: tuple[tuple[str, str], ...] = ()
     initializer: bytes = b""  # a packed (function, arguments)
     modules: tuple[Unit, ...] = ()
+    packages: Ref | None = None  # the manifest of the set that was asked for
 
     def encode(self) -> bytes:
         modules = [(unit.name, unit.digest) for unit in self.modules]
-        text = json.dumps([self.memory, self.env, modules]).encode()
+        fields: list[object] = [self.memory, self.env, modules]
+        if self.packages is not None:
+            fields.append((self.packages.key, self.packages.size, self.packages.digest.hex()))
+        text = json.dumps(fields).encode()
         return b"".join((struct.pack("<I", len(text)), text, self.initializer))
 
     @classmethod
     def decode(cls, data: bytes) -> "Environment":
         (size,) = struct.unpack_from("<I", data)
-        memory, env, modules = json.loads(data[4 : 4 + size])
+        memory, env, modules, *more = json.loads(data[4 : 4 + size])
         units = tuple(Unit(name, digest) for name, digest in modules)
-        return cls(memory, tuple((name, value) for name, value in env), data[4 + size :], units)
+        packages = [Ref(key, length, bytes.fromhex(digest)) for key, length, digest in more]
+        variables = tuple((name, value) for name, value in env)
+        return cls(memory, variables, data[4 + size :], units, packages[0] if packages else None)
 
 
-_HEAD = struct.Struct("<BHId")
+_HEAD = struct.Struct("<HId")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +154,19 @@ class Head:
 
     def encode(self) -> bytes:
         job = self.job.encode()
-        front = _HEAD.pack(VERSION, len(job), len(self.environment), self.time_limit or 0.0)
+        front = _HEAD.pack(len(job), len(self.environment), self.time_limit or 0.0)
         return b"".join((front, job, self.environment, self.function))
 
     @classmethod
     def decode(cls, data: bytes) -> "Head":
-        version, job_size, environment_size, time_limit = _HEAD.unpack_from(data)
-        if version != VERSION:
-            raise SignatureError(
-                f"a Call of wire version {version} reached a worker of version {VERSION}: client and worker "
-                "come from different releases of pywren-ng; bring both to the same one"
-            )
+        job_size, environment_size, time_limit = _HEAD.unpack_from(data)
         a = _HEAD.size + job_size
         b = a + environment_size
         return cls(data[_HEAD.size : a].decode(), data[b:], data[a:b], time_limit or None)
 
 
 _TASK = struct.Struct("<IHHI")
-_COUNTS = struct.Struct("<II")
+_COUNTS = struct.Struct("<BII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +187,7 @@ class Call:
     tasks: tuple[TaskCall, ...]
 
     def encode(self) -> bytes:
-        parts = [_COUNTS.pack(len(self.head), len(self.tasks)), self.head]
+        parts = [_COUNTS.pack(VERSION, len(self.head), len(self.tasks)), self.head]
         for task in self.tasks:
             parts.append(_TASK.pack(task.index, task.round, task.attempt, len(task.arguments)))
             parts.append(task.arguments)
@@ -175,7 +195,13 @@ class Call:
 
     @classmethod
     def decode(cls, body: bytes | memoryview) -> "Call":
-        head_size, count = _COUNTS.unpack_from(body)
+        """VersionError if it is of another wire version."""
+        version, head_size, count = _COUNTS.unpack_from(body)
+        if version != VERSION:
+            raise VersionError(
+                f"a Call of wire version {version} reached a worker of version {VERSION}, and was not read: client and "
+                "worker come from different releases of pywren-ng; bring both to the same one"
+            )
         at = _COUNTS.size + head_size
         head = bytes(body[_COUNTS.size : at])
         tasks = []

@@ -17,6 +17,7 @@ from pywren_runtime import blobs, failures, initializer
 from pywren_runtime.capture import Meter
 from pywren_runtime.errors import KeyMissing, PywrenError, StoreError, StoreFull
 from pywren_runtime.modules import Installed, Unit
+from pywren_runtime.packages import Packages
 from pywren_runtime.pickling import Bytes, Ref, digest_of, dumps, dumps_plain, has_pieces, is_plain, loads, refs_of
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import (
@@ -46,6 +47,7 @@ class Worker:
         store: Store,
         *,
         root: str,
+        packages: str | None = None,  # where sets of them are laid out; beside `root` if not said
         take_output: Callable[[], bytes],
         announce: Callable[[TaskCall], object] = lambda task: None,
         cache: blobs.Cache | None = None,
@@ -59,6 +61,7 @@ class Worker:
         self._announce = announce
         self._meter = Meter()
         self._modules = Installed()
+        self._packages = Packages(packages or os.path.join(os.path.dirname(root), "packages"))
         self._head_bytes = b""
         self._head: Head
         self._environment_bytes = b""
@@ -77,21 +80,33 @@ class Worker:
             if self._head.environment != self._environment_bytes:
                 self._environment_bytes = self._head.environment
                 self._environment = Environment.decode(self._environment_bytes)
+        fault = self._get_packages(self._environment)
         for task in call.tasks:
             self._announce(task)
             env = self._environment.env
             with _variables(env) if env else _NOTHING:
-                outcome = self._attempt(self._head, task)
+                outcome = self._attempt(self._head, task, fault)
             yield outcome
             self._arguments = None  # to unmap large ones takes time, and the outcome is on its way
 
-    def _attempt(self, head: Head, task: TaskCall) -> Outcome:
+    def _get_packages(self, environment: Environment) -> BaseException | None:
+        """Before any task is announced, whose time runs from then on. Why they cannot be had."""
+        try:
+            if environment.packages is not None:
+                self._packages.install(environment.packages, self._fetch)
+        except BaseException as error:
+            return error
+        return None
+
+    def _attempt(self, head: Head, task: TaskCall, fault: BaseException | None) -> Outcome:
         self._meter.reset()
         clock = time.perf_counter
         begun, marks = clock(), []
         started = time.time()
         phase = "getting ready"
         try:
+            if fault is not None:
+                raise fault
             self._prepare(self._environment)
             phase = "loading its function"
             function, _ = self._load_function(head)
@@ -189,10 +204,13 @@ class Worker:
         number = itertools.count()
 
         def store(data: memoryview) -> Ref:
-            key = result_key(job, task.index, task.round, task.attempt, next(number))
-            # A second delivery of the same attempt writes the same key: the first one's bytes stand.
-            self._store.put_new(key, data)
-            return Ref(key, len(data), bytes(32) if self._store.private else digest_of(data))
+            digest = bytes(32) if self._store.private else digest_of(data)
+            for part in number:
+                key = result_key(job, task.index, task.round, task.attempt, part)
+                # What lies there is a second delivery's of the same attempt, which need not have had the same result.
+                if self._store.put_new(key, data) or digest_of(memoryview(self._store.get(key))) == digest:
+                    return Ref(key, len(data), digest)
+            raise AssertionError
 
         return dumps(value, store, StrictPickler)
 

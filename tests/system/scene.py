@@ -56,6 +56,27 @@ def hang(lifeline: str) -> None:
         time.sleep(3600)
 
 
+def act(what: str, bucket: str, key: str) -> object:
+    """Do something in S3 as any library in a task would."""
+    import obstore
+    from obstore.store import S3Store
+
+    store = S3Store(
+        bucket,
+        endpoint=os.environ["AWS_ENDPOINT_URL"],
+        region=os.environ["AWS_REGION"],
+        client_options={"allow_http": True},
+        virtual_hosted_style_request=False,
+    )
+    if what == "get":
+        return bytes(obstore.get(store, key).bytes())
+    if what == "put":
+        return obstore.put(store, key, b"put") is not None
+    if what == "delete":
+        return obstore.delete(store, key)
+    return [each["path"] for page in obstore.list(store, key) for each in page]
+
+
 # -- What their tests do
 
 
@@ -66,11 +87,12 @@ def lines(path: str | Path) -> list[str]:
 
 def until(is_so: Callable[[], object]) -> bool:
     """Look again and again, and say whether it came true while patience lasted."""
-    end = time.monotonic() + PATIENCE
+    end, pause = time.monotonic() + PATIENCE, 0.002
     while not is_so():
         if time.monotonic() > end:
             return False
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)  # what it looks at may have work to do
     return True
 
 

@@ -25,6 +25,10 @@ KEYS: dict[str, tuple[Any, Any, tuple[str, Any], Any, Any]] = {
     "name": (None, "argument", ("variable", "variable"), "project", "user"),
     "deployment": (None, "argument", ("variable", "variable"), "project", "user"),
     "invoke": ("auto", "sync", ("async", "async"), "auto", "sync"),
+    "profile": (None, "argument", ("variable", "variable"), "project", "user"),
+    "region": (None, "argument", ("variable", "variable"), "project", "user"),
+    "requirements": (None, ["a"], ("b c>=1,<2", ["b", "c>=1,<2"]), ["d", "e"], "user.txt"),
+    "check_packages": (True, False, ("0", False), True, False),
 }
 
 SHOW = """
@@ -184,6 +188,8 @@ BAD: dict[str, tuple[list[object], list[str], str]] = {
     "progress": ([0, 1, "true", "no"], ["yes", "2", "-1", "01"], "true or false"),
     "name": (["", 1], [], "text"),
     "deployment": (["", 1], [], "text"),
+    "profile": (["", 1], [], "text"),
+    "region": (["", 1], [], "text"),
     "invoke": (["asynchronous", "", 1], ["fast"], "'auto', 'sync' or 'async'"),
 }
 
@@ -267,6 +273,10 @@ def test_the_table() -> None:
         ["name", "None", "default"],
         ["deployment", "None", "default"],
         ["invoke", "auto", "default"],
+        ["profile", "None", "default"],
+        ["region", "None", "default"],
+        ["requirements", "None", "default"],
+        ["check_packages", "True", "default"],
     ]
     assert len({line.rindex("  ") for line in render(settings).splitlines()}) == 1
 

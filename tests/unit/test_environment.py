@@ -394,6 +394,17 @@ def test_many_threads_ask_while_the_file_is_edited(here):
     assert members(modules, last[0])["s_one.py"].endswith("n = 19\n")
 
 
+def test_what_is_surely_imported_with_a_module(here):
+    write(here / "u_one.py", "import json\nimport u_pkg.sub\ntry:\n    import maybe\nexcept ImportError:\n    pass\n")
+    write(here / "u_pkg" / "__init__.py", "from always import x\n")
+    write(here / "u_pkg" / "sub.py", "import pytest\ndef f():\n    import later\n")
+    write(here / "u_pkg" / "other.py", "import unused\n")
+    modules = LocalModules()
+    modules.units(["u_one"])
+    assert modules.foreign(["u_one"]) == {"json", "always", "pytest"}
+    assert modules.foreign(["u_pkg", "numpy.linalg"]) == {"always", "numpy"}
+
+
 def test_client_to_worker(here):
     """What LocalModules packs, a fresh interpreter installs and imports, with nothing else on its path."""
     write(here / "t_one.py", "from t_pkg import total\ndef f(): return total()\n")

@@ -149,6 +149,19 @@ def test_a_forged_outcome_in_the_store_costs_its_task_and_nothing_else() -> None
         assert events(made, seconds=0.1) == []
 
 
+def test_an_outcome_that_was_copied_over_another_is_refused_and_its_own_place_counts() -> None:
+    store = Store()
+    store.put(outcome_key("job", 0, 0), sealed(task=1))
+    with backend(always(ACCEPTED), store, invoke="async", limits=Limits().scaled(0.2)) as made:
+        made.start([order(count=2)])
+        (lost,) = events(made)
+        assert isinstance(lost, Lost) and lost.final and lost.task == 0
+        assert isinstance(lost.error, SignatureError) and outcome_key("job", 1, 0) in str(lost.error)
+        store.put(outcome_key("job", 1, 0), sealed(task=1))
+        (found,) = events(made)
+        assert isinstance(found, Outcome) and found.task == 1
+
+
 def test_who_had_nothing_to_do_was_not_asleep() -> None:
     """A Call that is dropped after a long pause is noticed as soon as any other."""
     with backend(silent, Store(), limits=Limits().scaled(0.02)) as made:

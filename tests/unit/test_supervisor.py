@@ -16,7 +16,7 @@ import cloudpickle
 import pytest
 
 from pywren_runtime import settings
-from pywren_runtime.errors import ConfigError, KeyMissing, SignatureError, StoreError
+from pywren_runtime.errors import ConfigError, KeyMissing, SignatureError, StoreError, VersionError
 from pywren_runtime.failures import rebuild
 from pywren_runtime.modules import Unit
 from pywren_runtime.pickling import digest_of, loads
@@ -24,6 +24,7 @@ from pywren_runtime.stores import open_store
 from pywren_runtime.stores.file_store import FileStore
 from pywren_runtime.supervisor import Supervisor
 from pywren_runtime.wire import (
+    SIGNATURE,
     STATS,
     Call,
     Environment,
@@ -35,6 +36,7 @@ from pywren_runtime.wire import (
     TaskCall,
     beat_key,
     blob_key,
+    call_key,
     outcome_key,
     stop_key,
 )
@@ -190,9 +192,21 @@ def test_a_call_of_several_megabytes_reaches_the_worker(environs: Environs) -> N
 
 
 def test_a_call_that_lies_in_the_store_is_fetched(environs: Environs) -> None:
-    environs.store.put("jobs/job/calls/1", frame_of(double, (21,)))
-    [outcome] = opened(environs.answer({"call_key": "jobs/job/calls/1"}))
+    key = call_key("job", 10, 3)
+    environs.store.put(key, frame_of(double, (21,)))
+    [outcome] = opened(environs.answer({"call_key": key}))
     assert value(outcome) == 42
+
+
+def test_a_call_that_was_copied_over_another_is_not_run(environs: Environs, tmp_path: Path) -> None:
+    note = tmp_path / "ran"
+    key = call_key("job", 10, 4)
+    environs.store.put(key, frame_of(Path.touch, (note,)))
+    with pytest.raises(
+        SignatureError, match=f"{key} in the store was signed for another place, {call_key('job', 10, 3)}"
+    ):
+        environs.answer({"call_key": key})
+    assert not note.exists()
 
 
 def test_the_worker_does_not_see_the_key_in_its_variables(environs: Environs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,10 +560,8 @@ def test_a_call_that_somebody_else_signed_is_not_loaded(environs: Environs) -> N
 
 
 def test_a_call_of_another_release_says_so(environs: Environs) -> None:
-    head = bytearray(Head("job", packed((double, ())), Environment().encode()).encode())
-    head[0] += 1
-    body = Call(bytes(head), (TaskCall(0, 0, 0, b""),)).encode()
-    with pytest.raises(SignatureError, match="different releases"):
+    body = b"\xff" + frame_of(double, (1,))[SIGNATURE + 1 :]
+    with pytest.raises(VersionError, match="wire version 255 reached a worker of version"):
         environs.answer(event_of(Signer(KEY).seal(b"call", body)))
 
 

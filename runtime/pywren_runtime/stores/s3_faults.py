@@ -232,7 +232,8 @@ def _other(fault: Fault, settings: Settings, tries: int, elapsed: float) -> str:
         return "the object is too large: 5 GiB is the most in one request. Store it in smaller pieces."
     if fault.verdict is not Verdict.PASSING:
         return f"{where} refused ({_last_words(fault)}). If it is no S3 server, correct the endpoint."
-    state = f"could not be reached ({_last_words(fault)})" if fault.unreachable else f"failed ({_last_words(fault)})"
+    by = f" by the proxy {settings.proxy.rpartition('@')[2]}" if settings.proxy else ""  # without its password
+    state = f"{'could not be reached' + by if fault.unreachable else 'failed'} ({_last_words(fault)})"
     return (
         f"{where} {state} in {tries} tries over {elapsed:.0f} s. Look at the network, the proxy and the endpoint, and"
         " try again."

@@ -27,8 +27,7 @@ CLIENT = "client"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _AWS_HOST = re.compile(r"https://[^/]*\.amazonaws\.com(?:\.cn)?(?::443)?/?")
 _EXPRESS = "--x-s3"
-_OPTIONS = frozenset({"endpoint", "region", "conditional", "credentials"})
-_RENEW_BEFORE = 300.0  # seconds
+_OPTIONS = frozenset({"endpoint", "region", "conditional", "credentials", "profile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,7 @@ class Settings:
     trusted: bool  # the server is known to honour If-None-Match
     names_region: bool  # or it is a guess
     asks_client: bool  # only the client's own way of finding credentials will do
+    profile: str | None  # which of the client's
     url: str
     ca_file: str | None = None
     proxy: str | None = None
@@ -83,7 +83,14 @@ class Settings:
         """Where the bucket is looked for, in words."""
         return f"region {self.region}" + (f" at {self.endpoint}" if self.endpoint else "")
 
-    def url_with(self, *, region: str | None = None, trusted: bool = False, asks_client: bool = False) -> str:
+    def url_with(
+        self,
+        *,
+        region: str | None = None,
+        trusted: bool = False,
+        asks_client: bool = False,
+        profile: str | None = None,
+    ) -> str:
         """The store's URL with what another process could not find out by itself."""
         from urllib.parse import quote
 
@@ -92,6 +99,7 @@ class Settings:
             "region": region,
             "conditional": "trusted" if trusted else None,
             "credentials": CLIENT if asks_client else None,
+            "profile": profile,
         }
         for name, value in more.items():
             if value is not None and f"{name}=" not in url.partition("?")[2]:
@@ -131,6 +139,7 @@ def parse(url: str, environ: Mapping[str, str]) -> Settings:
         endpoint=endpoint.rstrip("/") if endpoint else None,
         trusted=options.get("conditional") == "trusted",
         asks_client=options.get("credentials") == CLIENT,
+        profile=options.get("profile"),
         url=f"s3://{bucket}{'/' + prefix if prefix else ''}{'?' + query if query else ''}",
         ca_file=environ.get("AWS_CA_BUNDLE") or None,
         proxy=_proxy(environ, secure=endpoint is None or endpoint.startswith("https://")),
@@ -156,34 +165,41 @@ def _proxy(environ: Mapping[str, str], *, secure: bool) -> str | None:
 
 def told_credentials(settings: Settings, environ: Mapping[str, str]) -> "Callable[[], Credentials] | None":
     """A client's chain of credentials, for a process of its machine that was told to ask it; else None."""
-    if not settings.asks_client or (environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")):
+    if not settings.asks_client or (not settings.profile and _has_keys(environ)):
         return None
-    return _Told()
+    return _Told(settings.profile)
+
+
+def _has_keys(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY"))
 
 
 class _Told:
     """What `python -m pywren_ng.credentials` prints, as long as it is valid: a worker itself imports no boto3."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: str | None) -> None:
+        self._profile = profile
         self._lock = Lock()
         self._found: Credentials | None = None
+        self._until = 0.0
 
     def __call__(self) -> "Credentials":
         with self._lock:
             found = self._found
-            if found is None or (found.expires is not None and found.expires - time() < _RENEW_BEFORE):
-                found = self._found = _ask_client()
+            if found is None or time() >= self._until:
+                found = self._found = _ask_client(self._profile)
+                self._until = found.good_until(time())
             return found
 
 
-def _ask_client() -> "Credentials":
+def _ask_client(profile: str | None) -> "Credentials":
     import json
     import subprocess
     import sys
 
     from pywren_runtime.aws import Credentials
 
-    command = [sys.executable, "-m", "pywren_ng.credentials"]
+    command = [sys.executable, "-m", "pywren_ng.credentials", *filter(None, [profile])]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise CredentialsError(done.stderr.strip().rpartition("\n")[2] or f"{' '.join(command)} gave no credentials")
