@@ -185,6 +185,8 @@ class Engine(Turns):
         done = isinstance(ending, Outcome) and ending.status <= Status.VALUE
         if done or not tasks.kept:
             self._release(task)
+        if not tasks.kept:
+            task.future = None  # nothing is asked of it any more, and they would keep each other
         if not tasks.unsettled and not tasks.kept:
             self._blobs.release(tasks.held)
             tasks.held = ()

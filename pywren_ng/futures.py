@@ -113,7 +113,8 @@ class TaskFuture(Future[Any]):
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As the standard library's, but that a callback never runs in a thread that other tasks wait for."""
-        super().add_done_callback(lambda future: self._engine.deliver(functools.partial(fn, future)))
+        deliver = self._engine.deliver  # not `self`, which keeps the callback
+        super().add_done_callback(lambda future: deliver(functools.partial(fn, future)))
 
     def __repr__(self) -> str:
         state = (
@@ -156,4 +157,5 @@ class Callbacks:
                 callback()
             except Exception:
                 logging.getLogger("concurrent.futures").exception("exception calling callback %r", callback)
+            del callback  # until the next one comes, it would keep what it refers to
         self._queue.put(None)  # for the next who joins

@@ -1,5 +1,6 @@
 """What every test runs under: nothing may be skipped where it counts."""
 
+import faulthandler
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,31 @@ from support import s3_server as s3
 from support.local_aws import LocalAws
 
 STRICT = os.environ.get("TESTS_STRICT", os.environ.get("CI", "0")).lower() in ("1", "true")
+
+
+TEARDOWN = 90  # seconds
+STDERR = pytest.StashKey[int]()
+# The files that take longest. Where several processes share the files, one of these must not be begun at the end.
+LONG = ("test_lambda_jobs.py", "test_lambda_faults.py", "test_setup.py", "test_executors_on_lambda.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; `scripts/test` hands files out in this order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STDERR] = os.dup(2)  # while a test runs this is captured
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """The time-out of a test ends when the test fails; what it leaves must not hang without end either."""
+    faulthandler.dump_traceback_later(TEARDOWN, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

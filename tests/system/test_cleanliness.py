@@ -261,9 +261,7 @@ def test_results_go_when_they_are_read(executor: Executor) -> None:
     assert [each[0] for each in job.results()] == list(range(10))
 
 
-def test_a_result_that_comes_after_its_job_has_gone_is_deleted(tmp_path: Path, executor: Executor) -> None:
-    gate = Gate(tmp_path)
-
+def test_a_result_that_comes_after_its_job_has_gone_is_deleted(gate: Gate, executor: Executor) -> None:
     def task(number: int) -> object:
         from scene import pass_gate
 

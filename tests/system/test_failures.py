@@ -50,16 +50,6 @@ def executor() -> Iterator[Executor]:
         yield made
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
-
-
-@pytest.fixture
-def lifeline(tmp_path: Path) -> Lifeline:
-    return Lifeline(tmp_path)
-
-
 # -- Workers that die under a task
 
 

@@ -17,17 +17,6 @@ from scene import PATIENCE, Gate, Lifeline, hang, launch, lines, note, pass_gate
 
 from pywren_ng import Executor
 
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
-
-
-@pytest.fixture
-def lifeline(tmp_path: Path) -> Lifeline:
-    return Lifeline(tmp_path)
-
-
 # -- Leaving `with`
 
 
@@ -158,6 +147,10 @@ def test_any_moment_of_ctrl_c_leaves_the_executor_sound(tmp_path: Path) -> None:
                     if len(futures) % 10 == 0:
                         futures[-1].result()
             except KeyboardInterrupt:
+                interrupts += 1
+            except RuntimeError as error:  # threading.Condition's word for a wait that was interrupted as it began
+                if "un-acquired lock" not in str(error):
+                    raise
                 interrupts += 1
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         done.set()

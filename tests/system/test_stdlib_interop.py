@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import queue
-import subprocess
 import sys
 import threading
 import traceback
@@ -16,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Gate, pass_gate
+from scene import PATIENCE, Gate, pass_gate, run
 from tqdm import tqdm
 
 from pywren_ng import Executor
-
-PATIENCE = 60
-"""Seconds after which a wait is given up; only a failing test ever waits so long."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +31,6 @@ def executor() -> Iterator[Executor]:
 def other() -> Iterator[Executor]:
     with Executor("local", max_workers=1) as made:
         yield made
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path)
-    yield made
-    made.let_go(100)  # or what a failed test leaves behind would stay
 
 
 # -- The classes
@@ -293,9 +282,7 @@ executor = Executor("local", max_workers=1)
 executor.submit(Path("ran").write_text, "to the end")
 {last_line}
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
-    )
+    ended = run([sys.executable, "-c", script], tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "ran").read_text() == "to the end"
 
@@ -317,13 +304,7 @@ executor = Executor("local", max_workers=1)
 executor.submit(die_once).add_done_callback(lambda future: print(future.result()))
 executor.submit(os.abort).add_done_callback(lambda future: print(type(future.exception()).__name__))
 """
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    ended = run([sys.executable, "-W", "error", "-c", script], tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert sorted(ended.stdout.split()) == ["WorkerLost", "lived"]
 
