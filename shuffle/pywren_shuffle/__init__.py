@@ -1,1 +1,8 @@
-"""Reserved for the shuffles: how data changes hands between workers."""
+"""How data changes hands between workers, through folders or S3, on any `concurrent.futures.Executor`.
+
+    inputs ──► split ── partition ──► block ─┐  a slice for each    ┌─► merge ──► part ─┐
+    inputs ──► split ── partition ──► block ─┼──────────────────────┼─► merge ──► part ─┼─► proof ──► manifest
+    inputs ──► split ── partition ──► block ─┘                      └─► merge ──► part ─┘
+
+`pywren_shuffle.sort.sort` is the sort; the executor's own method `sort` calls it.
+"""

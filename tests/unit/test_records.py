@@ -6,6 +6,7 @@ import pickle
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import itemgetter
@@ -18,12 +19,15 @@ import pytest
 from support.records import READER, cut, encoded, put, written
 from support.records import loaded as load_all
 from support.records import opened as known
+from support.s3_server import S3Server
 
 import pywren_shuffle.records
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores import open_store
 from pywren_shuffle.records import Batch, Format, Piece, Source, open_format
 from pywren_shuffle.records.rows_records import dump, load
 from pywren_shuffle.rounds import Slice, rounds
+from pywren_shuffle.sort import sort
 
 FOLDER = Path(pywren_shuffle.records.__file__).parent
 FOUND = sorted(path.name.removesuffix("_records.py") for path in FOLDER.glob("*_records.py"))
@@ -310,6 +314,18 @@ def test_a_part_can_be_sorted_again(kind: Kind, tmp_path: Path, rows: list[Row])
     source = put(tmp_path, written(format, batch.sort()), "part")
     again = opened(kind, source)
     assert kind.parse(written(again, again.load(cut(again, source), READER))) == in_order(rows, False)
+
+
+def test_a_sort_from_a_bucket_to_a_bucket(kind: Kind, s3_server: S3Server, rows: list[Row], reverse: bool) -> None:
+    url, target = s3_server.url(), s3_server.url()
+    store, made = open_store(url), open_store(target)
+    for number in range(2):
+        store.put(f"{number}", kind.make(rows[number * 250 : (number + 1) * 250]))
+    with ThreadPoolExecutor(2) as pool:
+        found = sort(pool, url, target, records=kind.records, reverse=reverse, partitions=3, **kind.options)
+    parts = [kind.parse(made.get(part.partition("?")[0].rpartition("/")[2])) for part in found.parts]
+    assert [row for part in parts for row in part] == in_order(rows, reverse)
+    assert min(map(len, parts)) > 100
 
 
 # ── what is not installed ──

@@ -62,7 +62,7 @@ def test_a_hash_depends_on_every_byte_and_the_sum_on_who_has_it(place: int) -> N
 
     def hashes(changed: np.ndarray) -> Any:
         out = np.empty(2, np.uint64)
-        Mixer(100).hashes(changed, out)
+        Mixer(100, 2).hashes(changed, out)
         return out
 
     flipped = records.copy()
@@ -79,8 +79,8 @@ def test_two_highest_bits_of_a_record_do_not_cancel_out() -> None:
     other = records.copy()
     other[0, [7, 15]] ^= 128  # the highest bit of two words: linear sums cannot see it
     before, after = np.empty(1, np.uint64), np.empty(1, np.uint64)
-    Mixer(96).hashes(records, before)
-    Mixer(96).hashes(other, after)
+    Mixer(96, 1).hashes(records, before)
+    Mixer(96, 1).hashes(other, after)
     assert before[0] != after[0]
 
 

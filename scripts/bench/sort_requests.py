@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Counts the requests of whole sorts on S3 at a proxy, and times reads while one in a hundred stalls.
+
+    s3_double.py ◄── s3_proxy: counts, stalls ◄── threads that sort, or read
+                        └─► exactly P PUT and P² ranged GET of intermediate objects; what the result says
+
+Run it with the project installed. Sections: `64`, `256` (splits, and as many partitions), `stalls`; default: all.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sortcheck
+import sortgen
+
+from pywren_runtime.stores import Store, open_store
+from pywren_shuffle.exchange import Exchange
+from pywren_shuffle.plan import make_plan
+from pywren_shuffle.records import Piece, Source, open_format
+from pywren_shuffle.sort import sort
+
+HERE = Path(__file__).parent
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+FIXED = "fixed:100:10"
+WORKERS = 8
+EACH = 12  # records of a slice on average: hardly one is empty
+READS, READ_SIZE = 20_000, 4_000
+STALLED, STALL = 0.01, 3.0  # of all reads, and for so many seconds
+SLOWEST, HEDGED = 0.5, 0.02  # seconds of p99.9, and hedges of all GETs
+KEYED = ("PutObject", "GetObject", "GetRange", "HeadObject", "CreateMultipartUpload", "UploadPart")
+
+
+class Stage:
+    """An S3 whose requests are counted."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._options = f"?endpoint={quote(endpoint, safe=':/')}&region=us-east-1"
+
+    def url(self, name: str) -> str:
+        return f"s3://bench/{name}{self._options}"
+
+    def store(self, name: str) -> Store:
+        return open_store(self.url(name))
+
+    def ask(self, method: str, path: str, wish: object = None) -> Any:
+        """The proxy's control."""
+        body = None if wish is None else json.dumps(wish).encode()
+        request = urllib.request.Request(f"{self.endpoint}/_proxy/{path}", body, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def counted(self, key: str = "") -> dict[str, int]:
+        """Requests by kind for keys of that pattern, among those that name an object."""
+        kinds: dict[str, int] = self.ask("GET", f"counts?key={quote(key)}")["kinds"]
+        return {kind: number for kind, number in kinds.items() if kind in KEYED}
+
+
+@contextmanager
+def served(*command: str) -> Iterator[str]:
+    """A server, as long as the block lasts; the first line that it prints is its URL."""
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=HERE.parent
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@contextmanager
+def staged() -> Iterator[Stage]:
+    """The double, and the proxy before it."""
+    with (
+        served(str(HERE / "s3_double.py")) as upstream,
+        served("-m", "local_aws.s3_proxy", "--upstream", upstream) as endpoint,
+    ):
+        yield Stage(endpoint)
+
+
+def whole_sort(stage: Stage, partitions: int) -> tuple[str, bool]:
+    """A sort with as many splits as partitions; what was counted, and whether it is what should be."""
+    records = EACH * partitions * partitions
+    data = sortgen.records("uniform", 0, records)
+    stage.store(f"{partitions}/in").put("all.dat", data)
+    stage.ask("DELETE", "counts")
+    with ThreadPoolExecutor(WORKERS) as pool:
+        result = sort(
+            pool,
+            stage.url(f"{partitions}/in/*.dat"),
+            stage.url(f"{partitions}/out"),
+            records=FIXED,
+            partitions=partitions,
+            memory=memory_for(len(data), partitions),
+            hedging=False,
+        )
+    between, all_keys = stage.counted("shuffles/"), stage.counted(f"^{partitions}/")
+    said = {kind: number for kind, number in result.requests.items() if kind in KEYED and number}
+    output = stage.store(f"{partitions}/out")
+    names = [part.partition("?")[0].rpartition("/")[2] for part in result.parts]
+    found = sortcheck.joined(sortcheck.summary_of(bytes(output.get(name))) for name in names)
+    sortcheck.check(found, sortcheck.summary_of(data), stable=True)
+    wanted = {"PutObject": partitions, "GetRange": partitions**2}
+    text = f"{between.get('PutObject', 0)} PUT, {between.get('GetRange', 0):,} ranged GET of intermediate objects"
+    text += f"; the result says {said}, the proxy {all_keys}" if said != all_keys else "; the result says the same"
+    return text, between == wanted and said == all_keys
+
+
+def memory_for(size: int, splits: int) -> float:
+    """MB for a worker with which so many bytes make so many splits."""
+    expansion = open_format(FIXED, key=None, reverse=False).expansion
+    for hundredths in range(25, 10_000):
+        plan = make_plan(
+            size,
+            memory=hundredths / 100,
+            partitions=splits,
+            together=1,
+            expansion=expansion,
+            workers=WORKERS,
+            remote=True,
+        )
+        if ceil(size / plan.split) == splits:
+            return hundredths / 100
+    raise SystemExit(f"no memory makes {splits} splits of {size:,} bytes")
+
+
+def stalls(stage: Stage) -> tuple[str, bool]:
+    """Reads of which one in a hundred stalls."""
+    objects = 50
+    store = stage.store("stalls")
+    body = os.urandom(READS // objects * READ_SIZE)
+    for number in range(objects):
+        store.put(f"{number:02}", body)
+    stage.ask("DELETE", "counts")
+    stage.ask("POST", "faults", {"fault": "slow", "kind": "GetRange", "fraction": STALLED, "seconds": STALL, "seed": 1})
+    took: list[float] = []
+    exchange = Exchange(hedging=True)
+    for number in range(objects):
+        source = Source(stage.url("stalls"), f"{number:02}", len(body))
+        room = memoryview(bytearray(len(body)))
+        flights = []
+        for start in range(0, len(body), READ_SIZE):
+            flights += exchange.fill(Piece(source, start, start + READ_SIZE), room[start : start + READ_SIZE])
+        for flight in flights:
+            flight.done.add_done_callback(lambda _, flight=flight: took.append(time.monotonic() - flight.tries[0]))  # type: ignore[misc]
+        for flight in flights:
+            flight.result()
+        if room != body:
+            raise SystemExit("what was read is not what was written")
+    stalled = sum(rule["injected"] for rule in stage.ask("GET", "faults"))
+    stage.ask("DELETE", "faults")
+    gets, hedges = stage.counted("^stalls/")["GetRange"], exchange.requests["hedges"]
+    took.sort()
+    slowest = took[len(took) * 999 // 1000]
+    text = f"{len(took):,} reads, {stalled} of them stalled {STALL:g} s: p50 {took[len(took) // 2] * 1e3:.1f} ms,"
+    text += f" p99.9 {slowest:.3f} s, {hedges} hedges of {gets:,} GETs ({hedges / gets:.2%})"
+    is_met = len(took) >= READS and gets - len(took) == hedges and slowest < SLOWEST and hedges <= HEDGED * gets
+    return text, is_met and stalled >= READS * STALLED / 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("section", nargs="*", choices=["64", "256", "stalls"])
+    asked = parser.parse_args().section or ["64", "256", "stalls"]
+    os.environ.update(KEYS)
+    verdicts = []
+    with staged() as stage:
+        for section in asked:
+            said, is_met = stalls(stage) if section == "stalls" else whole_sort(stage, int(section))
+            print(f"{section}  {said}  {'PASS' if is_met else 'FAIL'}", flush=True)
+            verdicts.append(is_met)
+    return 0 if all(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
