@@ -72,7 +72,7 @@ class Slice:
         self.records += len(found)
         self.sum = (self.sum + found.sums([0, len(found)])[0]) & MASK
         # A record longer than a block takes more of it.
-        self.ask(exchange, block if used else 2 * len(self.room), self.room[used:])
+        self.ask(exchange, block if used else len(self.room), self.room[used:])
         if self.batch is not None and self.left:
             found = format.join([self.batch.part(self.taken, len(self.batch)), found])
         self.batch, self.taken = found, 0

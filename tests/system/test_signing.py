@@ -352,7 +352,7 @@ def test_no_secret_is_written_anywhere(
     found = " ".join(places(written, b"marked" * 5))
     assert "requests (base64" in found and "tracebacks (plain)" in found, f"it would find nothing: {found}"
     silent = [name for name, data in written.items() if not data]
-    assert silent in ([], ["our log"]), "it may say nothing; whether boto3 does depends on what ran in this process before"
+    assert silent in ([], ["our log"]), "what boto3 logs depends on what ran here before"
     theirs = (tmp_path / "theirs").read_bytes().split()
     for secret in (there.where.key, key["secret"].encode(), key["token"].encode(), *theirs):
         assert len(secret) > 20 and places(written, secret) == []
