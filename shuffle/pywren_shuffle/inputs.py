@@ -99,7 +99,9 @@ def _in_store(url: str, listing: Listing) -> Iterator[Source]:
     root = f"{scheme}://{bucket}{options}"
     fits = _fitting(path[len(folder) :] if wild else "")
     prefix = path[: wild.start()] if wild else folder
-    for key, size in listing.keys(root, prefix):
+    # What could not be read must not be passed over.
+    strict = f"{root}{'&' if options else '?'}names=strict" if scheme == "s3" else root
+    for key, size in listing.keys(strict, prefix):
         inside = key[len(folder) :]
         if wild is None and inside and not (folder.endswith("/") or not folder or inside.startswith("/")):
             continue  # `in2/x` does not lie in `in`

@@ -21,7 +21,7 @@ from support.local_aws import LocalAws
 from support.sorting import FIXED, Bucket, Folder, Place, assert_sorted, fill, kinds_of, parts_of, sortgen
 
 import pywren_ng
-from pywren_runtime.errors import OutputInUse, RecordError
+from pywren_runtime.errors import OutputInUse, RecordError, StoreError
 from pywren_shuffle.records.rows_records import dump
 from pywren_shuffle.sort import sort
 
@@ -111,6 +111,19 @@ def test_nothing_to_sort(way: Way) -> None:
     place.put("in/other.txt", b"not asked for")
     result = way.run(place)
     assert (result.records, result.bytes) == (0, 0)
+
+
+def test_an_input_of_any_name_is_read_or_an_error(way: Way) -> None:
+    """Never passed over: what came out would be less than what lies there."""
+    place = way.place()
+    source = fill(place, "uniform", 1000)
+    place.put("in/Ünser input 1.dat", place.get("in/00.dat"))
+    if place.url("in").startswith("s3:"):
+        with pytest.raises(StoreError, match="in/Ünser input 1.dat', a name that cannot be read here"):
+            way.run(place)
+        assert place.names("out") == []
+    else:
+        assert way.run(place).records == 2 * source.records
 
 
 def test_a_place_in_use_and_its_overwriting(way: Way) -> None:

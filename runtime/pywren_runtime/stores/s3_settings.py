@@ -27,7 +27,7 @@ CLIENT = "client"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _AWS_HOST = re.compile(r"https://[^/]*\.amazonaws\.com(?:\.cn)?(?::443)?/?")
 _EXPRESS = "--x-s3"
-_OPTIONS = frozenset({"endpoint", "region", "conditional", "credentials", "profile"})
+_OPTIONS = frozenset({"endpoint", "region", "conditional", "credentials", "names", "profile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Settings:
     names_region: bool  # or it is a guess
     asks_client: bool  # only the client's own way of finding credentials will do
     profile: str | None  # which of the client's
+    strict: bool  # an object whose name can be no key of ours is an error of a listing, and not passed over
     url: str
     ca_file: str | None = None
     proxy: str | None = None
@@ -140,6 +141,7 @@ def parse(url: str, environ: Mapping[str, str]) -> Settings:
         trusted=options.get("conditional") == "trusted",
         asks_client=options.get("credentials") == CLIENT,
         profile=options.get("profile"),
+        strict=options.get("names") == "strict",
         url=f"s3://{bucket}{'/' + prefix if prefix else ''}{'?' + query if query else ''}",
         ca_file=environ.get("AWS_CA_BUNDLE") or None,
         proxy=_proxy(environ, secure=endpoint is None or endpoint.startswith("https://")),
