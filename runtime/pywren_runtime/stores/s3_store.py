@@ -254,8 +254,8 @@ class S3Store:
                     yield key, item["size"]
                 elif self._settings.strict:
                     raise StoreError(
-                        f"s3://{self._settings.bucket} holds {key!r}, a name that cannot be read here: copy it to one of"
-                        " letters, digits and . _ = - between slashes."
+                        f"s3://{self._settings.bucket} holds {key!r}, a name that cannot be read here: copy it to"
+                        " one of letters, digits and . _ = - between slashes."
                     )
             if not page:
                 return
