@@ -103,6 +103,9 @@ ON_LOCAL_AWS = (
     "system/test_local_aws.py",
     "system/test_lambda_faults.py",
     "system/test_lambda_jobs.py",
+    "contract/test_sorts.py",
+    "system/test_sort_faults.py",
+    "system/test_sort_memory.py",
 )
 
 CLAIMS = [

@@ -28,7 +28,7 @@ from pywren_shuffle.sort import sort
 POOLS = ("threads", "forks", "local", "lambda")
 WAYS = [(pool, where) for pool in POOLS for where in ("folder", "s3") if (pool, where) != ("lambda", "folder")]
 MEMORY = 512  # MB of the function
-RECORDS, LITTLE = 20_000, 0.6  # so many, with so many MB for a worker, make some 16 splits
+RECORDS, LITTLE = 10_000, 0.6  # so many, with so many MB for a worker, make a dozen splits
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def test_it_sorts_and_says_what_it_did(way: Way) -> None:
 
 def test_more_than_a_worker_may_hold(way: Way) -> None:
     place = way.place()
-    source = fill(place, "uniform", 20_000, files=2)
-    assert_sorted(place, way.run(place, memory=0.8, partitions=2), source)
+    source = fill(place, "uniform", 10_000, files=2)
+    assert_sorted(place, way.run(place, memory=LITTLE, partitions=2), source)
 
 
 def test_nothing_to_sort(way: Way) -> None:
@@ -187,7 +187,7 @@ def test_a_put_for_each_split_and_a_get_for_each_slice(on_s3: Way) -> None:
     source = fill(place, "uniform", RECORDS)
     result = on_s3.run(place, memory=LITTLE)
     splits, between = len(result.parts), place.asked("shuffles/")
-    assert splits > 12
+    assert splits >= 8
     assert between["PutObject"] == result.splits == splits
     assert between["GetRange"] - result.requests.get("hedges", 0) <= splits**2 <= between["GetRange"]
     assert kinds_of(result.requests) == dict(place.asked())

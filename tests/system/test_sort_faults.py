@@ -171,7 +171,7 @@ def pool(request: pytest.FixtureRequest, there: Deployed) -> Iterator[Executor]:
 
 
 def test_one_request_in_twenty_is_answered_503(pool: Executor, bucket: Bucket, local_aws: LocalAws) -> None:
-    source = fill(bucket, "uniform", 20_000, files=4)
+    source = fill(bucket, "uniform", 10_000, files=4)
     inject(local_aws, bucket, "503", fraction=0.05, seed=5)
     result = run(pool, bucket, memory=0.5, partitions=8)
     assert injected(local_aws) >= 3
@@ -192,7 +192,7 @@ def test_answers_that_are_lost_or_cut(bucket: Bucket, local_aws: LocalAws, fault
 
 def test_reads_that_stall_are_asked_for_again(bucket: Bucket, local_aws: LocalAws) -> None:
     source = fill(bucket, "uniform", 20_000)
-    inject(local_aws, bucket, "slow", kind="GetRange", fraction=0.01, seconds=5, seed=1)
+    inject(local_aws, bucket, "slow", kind="GetRange", fraction=0.01, seconds=3, seed=1)
     with ThreadPoolExecutor(4) as threads:
         result = run(threads, bucket, memory=0.25, partitions=16)
     stalled = injected(local_aws)
