@@ -162,6 +162,7 @@ class Turns:
                 self._polling.release()
             if self._busy() or self._inbox:
                 self._needed.put(None)
+        self.call(lambda: None)  # a turn for what was asked while it ended: who asked found the turn taken, and waits
 
     def _park(self) -> None:
         """Until somebody should wait for the backend.

@@ -1200,6 +1200,18 @@ def test_shutdown_may_cancel_what_waits(make_apart: Callable[..., Executor], gat
     assert all(future.cancelled() for future in waiting[2:])
 
 
+def test_a_job_may_be_asked_while_its_executor_ends(make_apart: Callable[..., Executor]) -> None:
+    for _ in range(5):
+        ex = make_apart(max_workers=1)
+        job = ex.map(abs, range(3))
+        assert job.results() == [0, 1, 2]
+        ending = threading.Thread(target=ex.shutdown)
+        ending.start()
+        while ending.is_alive():
+            job.cancel()
+        ending.join()
+
+
 def test_leaving_the_block_by_an_exception_stops_what_runs(gate: Gate, make_apart: Callable[..., Executor]) -> None:
     with pytest.raises(LookupError), make_apart(max_workers=1) as ex:
         futures = [ex.submit(pass_gate, gate, n) for n in range(4)]
