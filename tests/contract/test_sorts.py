@@ -195,7 +195,7 @@ def test_a_put_for_each_split_and_a_get_for_each_slice(on_s3: Way) -> None:
     assert min(len(place.get(part)) for part in parts_of(place, result)) > 0
 
 
-@pytest.mark.parametrize(("together", "memory"), [(1, LITTLE), (4, 4 * LITTLE)])
+@pytest.mark.parametrize(("together", "memory"), [(1, LITTLE), (4, 2 * LITTLE)])
 def test_without_hedging_not_one_get_more(there: Deployed, local_aws: LocalAws, together: int, memory: float) -> None:
     place = Bucket(local_aws, bucket_of(there))
     source = fill(place, "uniform", RECORDS)
