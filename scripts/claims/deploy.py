@@ -2,7 +2,7 @@
 
 import re
 
-from claims import Claim, Ran, deploy_networks, deploy_packages
+from claims import Claim, Ran, _deploy_networks, _deploy_packages
 from claims.aws import EACH, named
 
 SETUP = "tests/system/test_setup.py"
@@ -50,7 +50,7 @@ CLAIMS = [
         (POLICY,),
     ),
     setup("1g", "who has only the bucket", "neither key nor code", "who_has_only_the_bucket", "the_bucket_is_private"),
-    *deploy_packages.CLAIMS,
-    *deploy_networks.CLAIMS,
+    *_deploy_packages.CLAIMS,
+    *_deploy_networks.CLAIMS,
     setup("6", "two users, two sizes at once", "0 calls that change a function", "two_users_of_different_sizes"),
 ]
