@@ -15,12 +15,12 @@ from types import CodeType
 from typing import Final
 
 from pywren_ng.imports import surely_imported
+from pywren_ng.places import OURS
 from pywren_runtime.errors import PackagesError
 
 __all__ = ["Comparison", "Row", "is_serious", "table"]
 
 _CODES: Final = 4096  # code objects whose imports are remembered
-_OURS: Final = frozenset({"pywren_ng", "pywren_runtime", "pywren_shuffle", "__main__", "__mp_main__"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Comparison:
         """The line for a module that differs; None where both sides have the same, or that cannot be told."""
         from importlib import metadata
 
-        if top in sys.stdlib_module_names or top in _OURS:
+        if top in sys.stdlib_module_names or top in OURS:
             return None
         if top in self._versions:
             name, there = self._versions[top]
