@@ -26,14 +26,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from contestants import ENTRANTS, OURS, Contestant, Entrant, Ours
 from pinned import enter, environment_of
-from rows import ROWS, Figures, Samples, figures_of, judge, table
+from rows import ROWS, Samples, figures_of, judge, table, write
 
 ROUNDS = 5
 ARRAY = 12_500_000  # of 8 bytes: 100 MB
@@ -303,29 +303,6 @@ def report(options: Options, samples: Samples, versions: dict[str, str]) -> int:
         print(f"NOT COMPARABLE: a run needs all of {', '.join(ENTRANTS)} and {ROUNDS} rounds.")
         return 3
     return 0 if all(is_met for _, _, is_met in verdicts) else 1
-
-
-def write(
-    path: Path,
-    command: str,
-    versions: dict[str, str],
-    samples: Samples,
-    figures: Figures,
-    verdicts: list[tuple[str, str, bool]],
-) -> None:
-    """All raw samples, in seconds (no-ops: per second; stored: times its size), one list per round."""
-    content = {
-        "command": command,
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": versions,
-        "rows": [asdict(row) for row in ROWS],
-        "samples": samples,
-        "medians": figures,
-        "verdicts": [{"claim": claim, "said": said, "met": is_met} for claim, said, is_met in verdicts],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def parser() -> argparse.ArgumentParser:

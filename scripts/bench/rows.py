@@ -5,14 +5,18 @@
 No threshold is a time: each is a ratio to what a rival, or another row, did in the same run.
 """
 
+import json
 import operator
+import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 from contestants import OURS
 
-__all__ = ["ROWS", "Figures", "Row", "Samples", "Target", "figures_of", "judge", "table"]
+__all__ = ["ROWS", "Figures", "Row", "Samples", "Target", "figures_of", "judge", "table", "write"]
 
 Samples = dict[str, dict[str, list[list[float]]]]
 Figures = dict[str, dict[str, float]]
@@ -114,3 +118,27 @@ def _meets(row: Row, target: Target, figures: Figures) -> bool:
 def _said(row: Row, target: Target, figures: Figures) -> str:
     reference = _reference(row, target, figures)
     return f"{target} {row.text(reference)}" if target.rival else str(target)
+
+
+def write(
+    path: Path,
+    command: str,
+    versions: dict[str, str],
+    samples: Samples,
+    figures: Figures,
+    verdicts: Sequence[tuple[str, str, bool]],
+    rows: Sequence[Row] = ROWS,
+) -> None:
+    """All raw samples as JSON, one list per round, with what else says where they come from."""
+    content = {
+        "command": command,
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg(),
+        "versions": versions,
+        "rows": [asdict(row) for row in rows],
+        "samples": samples,
+        "medians": figures,
+        "verdicts": [{"claim": claim, "said": said, "met": is_met} for claim, said, is_met in verdicts],
+    }
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))

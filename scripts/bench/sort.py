@@ -13,7 +13,6 @@ Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done, 3 a pa
 """
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -22,13 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pinned import enter, environment_of
-from rows import Figures, Row, Samples, Target, figures_of, judge, table
+from rows import Figures, Row, Samples, Target, figures_of, judge, table, write
 from sort_rivals import FLOOR, OURS, RIVALS, command
 
 if TYPE_CHECKING:
@@ -191,34 +189,11 @@ def main() -> int:
     for claim, said, is_met in verdicts:
         print(f"{claim}  {said}  {'PASS' if is_met else 'FAIL'}")
     if asked.json:
-        write(asked.json, line, versions, samples, figures, verdicts)
+        write(asked.json, line, versions, samples, figures, verdicts, ROWS)
     if is_partial:
         print(f"NOT COMPARABLE: a run needs all of {', '.join(RIVALS)}, {RECORDS:,} records and {ROUNDS} rounds.")
         return 3
     return 0 if all(is_met for _, _, is_met in verdicts) else 1
-
-
-def write(
-    path: Path,
-    line: str,
-    versions: dict[str, str],
-    samples: Samples,
-    figures: Figures,
-    verdicts: list[tuple[str, str, bool]],
-) -> None:
-    """All raw samples, in seconds, one list per round."""
-    content = {
-        "command": line,
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": versions,
-        "rows": [asdict(row) for row in ROWS],
-        "samples": samples,
-        "medians": figures,
-        "verdicts": [{"claim": claim, "said": said, "met": is_met} for claim, said, is_met in verdicts],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":
