@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import redis_servers as redis
 from support import s3_server as s3
 from support.local_aws import LocalAws
 
@@ -94,6 +95,28 @@ def s3_server(s3_keys: None) -> Iterator[s3.S3Server]:
 def s3_double(s3_keys: None) -> Iterator[s3.S3Server]:
     """The S3 server of the benchmarks."""
     with s3.double() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[redis.Redis]:
+    """A Redis server."""
+    with redis.standalone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[redis.RedisCluster]:
+    """Three Redis servers that are one store."""
+    with redis.cluster() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_tls() -> Iterator[redis.Redis]:
+    """A Redis server that wants TLS and a password, which is in the environment."""
+    with redis.encrypted() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDISCLI_AUTH", redis.SECRET)
         yield server
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.redis_servers import Redis, RedisCluster
 from support.s3_server import S3Server
 
 import pywren_runtime.stores
@@ -25,18 +26,24 @@ _numbers = count()
 
 DOUBLE = "s3 double"
 """The server that benchmarks use must do what it is measured doing."""
-KINDS = [*SCHEMES, DOUBLE]
+CLUSTER = "redis cluster"
+KINDS = [*SCHEMES, DOUBLE, CLUSTER]
 Urls = dict[str, Callable[[Path], str]]
 
 
 @pytest.fixture(scope="session")
-def urls(s3_server: S3Server, s3_double: S3Server) -> Urls:
+def urls(
+    s3_server: S3Server, s3_double: S3Server, redis_server: Redis, redis_cluster: RedisCluster, redis_tls: Redis
+) -> Urls:
     """How to make the URL of an empty store of each kind. One that is missing fails every test of that store."""
     return {
         "memory": lambda folder: f"memory:test-{next(_numbers)}",
         "file": lambda folder: f"file://{folder}/store-{next(_numbers)}",
         "s3": lambda folder: s3_server.url(),
         DOUBLE: lambda folder: s3_double.url(),
+        "redis": lambda folder: redis_server.url(),
+        "rediss": lambda folder: redis_tls.url(),
+        CLUSTER: lambda folder: redis_cluster.url(),
     }
 
 

@@ -3,6 +3,7 @@
     open_store("memory:<name>")      memory_store.MemoryStore    this process only
     open_store("file:///a/folder")   file_store.FileStore        every process that sees the folder
     open_store("s3://bucket/prefix") s3_store.S3Store            whoever may read and write the bucket
+    open_store("redis://host/0/a")   redis_store.RedisStore      whoever can reach the server, for a day
     open_store("<scheme>:…")         <scheme>_store.open_store, else the entry point in `pywren_ng.stores`
 
 A new store is one new file here, found by its name; the contract suite globs this folder.
@@ -14,7 +15,18 @@ from typing import Protocol, cast
 
 from pywren_runtime.errors import ConfigError
 
-__all__ = ["Buffer", "Copy", "Store", "check_key", "check_prefix", "check_range", "flat", "is_segment", "open_store"]
+__all__ = [
+    "Buffer",
+    "Copy",
+    "Store",
+    "check_key",
+    "check_prefix",
+    "check_range",
+    "flat",
+    "is_segment",
+    "open_store",
+    "without_password",
+]
 
 Buffer = bytes | bytearray | memoryview
 Copy = Callable[[int, memoryview], None]  # takes a piece to its place; many threads may call it
@@ -24,6 +36,7 @@ _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _ONE_SEGMENT = re.compile(_SEGMENT)
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/)*[A-Za-z0-9._=-]*")
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9+.-]*)?:")
+_PASSWORD = re.compile(r"(://[^:@/?]*):(?!\d+(?:[/?,]|\Z)).*@")
 
 
 class Store(Protocol):
@@ -44,7 +57,7 @@ class Store(Protocol):
         """All bytes of one complete write; KeyMissing if nothing lies there."""
         ...
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
+    def get_range(self, key: str, start: int, length: int) -> bytes | bytearray:
         """The bytes from `start`, fewer than `length` or none where the object ends; KeyMissing if absent."""
         ...
 
@@ -101,13 +114,13 @@ def open_store(url: str) -> Store:
     if found is None:
         folder = url if isinstance(url, str) and url.startswith("/") else "/a/folder"
         raise ConfigError(
-            f"store={url!r} is not a store's URL: it begins with none of {_known_schemes()}."
+            f"store={_shown(url)} is not a store's URL: it begins with none of {_known_schemes()}."
             f" For a folder write store='file://{folder}'."
         )
     opener = _opener(found[1], url)
     if opener is None:
         raise ConfigError(
-            f"store={url!r}: no store goes by {found[1]!r}; there are {_known_schemes()}."
+            f"store={_shown(url)}: no store goes by {found[1]!r}; there are {_known_schemes()}."
             " Correct the URL, or install the package that brings this store."
         )
     return opener(url)
@@ -139,6 +152,12 @@ def check_range(start: int, length: int) -> None:
         raise ConfigError(f"a range begins and is as long as 0 or more, not start={start}, length={length}.")
 
 
+def without_password(url: str) -> str:
+    """The URL as it may be shown and sent: `redis://user:password@host` is `redis://user@host`."""
+    bare = _PASSWORD.sub(r"\1@", url)
+    return bare.replace("://@", "://", 1)
+
+
 def flat(data: Buffer) -> bytes | memoryview:
     """The same bytes without a copy, in a shape of which len() is the number of bytes."""
     if type(data) is bytes:
@@ -156,13 +175,17 @@ def _opener(scheme: str, url: str) -> Callable[[str], Store] | None:
     except ModuleNotFoundError as error:
         if error.name != module:  # the store is there, and what it imports is not
             raise ConfigError(
-                f"store={url!r} needs the package {error.name!r}, which is not installed here: install it."
+                f"store={_shown(url)} needs the package {error.name!r}, which is not installed here: install it."
             ) from error
     from importlib.metadata import entry_points
 
     for entry_point in entry_points(group="pywren_ng.stores", name=scheme):
         return cast(Callable[[str], Store], entry_point.load())
     return None
+
+
+def _shown(url: object) -> str:
+    return repr(without_password(url) if isinstance(url, str) else url)
 
 
 def _known_schemes() -> str:

@@ -38,7 +38,7 @@ class FileStore:
             raise ConfigError(f"a file store lies in an absolute folder (file:///a/folder), not in {root!r}.")
         self.private = private
         self._root = root.rstrip("/")
-        self.url = _url_of(self._root)
+        self.url: str = _url_of(self._root)
         self._partial = f"{self._root}/{_PARTIAL}"
         self._token = os.urandom(6).hex()  # other machines may share the folder, and have our process id
         self._serial = count()

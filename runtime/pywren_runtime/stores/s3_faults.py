@@ -9,7 +9,8 @@ import enum
 import re
 from dataclasses import dataclass, replace
 
-from pywren_runtime.errors import StoreError, StoreFull
+from pywren_runtime.aws import LOG_IN
+from pywren_runtime.errors import StoreCredentialsError, StoreError, StoreFull
 from pywren_runtime.stores.s3_settings import Settings
 
 __all__ = ["Fault", "Patience", "Verdict", "explain", "pause", "read"]
@@ -147,10 +148,6 @@ def pause(fault: Fault, tries: int, elapsed: float, roll: float, patience: Patie
 # ── in words ──
 
 _ACTIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
-_LOG_IN = (
-    "Log in again (`aws sso login`, with --profile if you use one), or put fresh values into AWS_ACCESS_KEY_ID,"
-    " AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
-)
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 _WRONG_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity"})
 _FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "InsufficientCapacity"})
@@ -165,13 +162,26 @@ def explain(fault: Fault, settings: Settings, action: str, key: str, tries: int,
     text = f"the store {settings.url} could not {action}{what}: "
     if fault.code in _FULL or fault.status == 507:
         return StoreFull(f"{text}the server has no room left ({fault.code or fault.status}). Free space there.")
-    return StoreError(text + _reason(fault, settings, action, key, tries, elapsed))
+    kind = StoreCredentialsError if (why := _unknown(fault)) else StoreError
+    return kind(text + (why or _reason(fault, settings, action, key, tries, elapsed)))
+
+
+def _unknown(fault: Fault) -> str:
+    """What is wrong with the credentials themselves, if anything is."""
+    if fault.lacks_credentials:
+        return f"there are no credentials. {LOG_IN}, or name a profile in AWS_PROFILE (aws configure makes one)."
+    if fault.code in _EXPIRED:
+        return f"the credentials have expired ({fault.code}). {LOG_IN}."
+    if fault.code in _WRONG_KEYS or fault.status == 401:
+        return (
+            f"the credentials are not valid ({fault.code or fault.status}). See whose they are: aws sts"
+            f" get-caller-identity. {LOG_IN}."
+        )
+    return ""
 
 
 def _reason(fault: Fault, settings: Settings, action: str, key: str, tries: int, elapsed: float) -> str:
     bucket = settings.bucket
-    if fault.lacks_credentials:
-        return f"there are no credentials. {_LOG_IN}, or name a profile in AWS_PROFILE (aws configure makes one)."
     if fault.code == "NoSuchBucket" or (fault.status == 404 and action == "list"):
         return (
             f"there is no bucket {bucket!r} (looked for in {settings.place}). Correct the name, or make it:"
@@ -179,13 +189,6 @@ def _reason(fault: Fault, settings: Settings, action: str, key: str, tries: int,
         )
     if fault.status in (301, 307) or (fault.code in _ELSEWHERE and fault.status in (301, 307, 400)):
         return _wrong_region(fault, settings)
-    if fault.code in _EXPIRED:
-        return f"the credentials have expired ({fault.code}). {_LOG_IN}."
-    if fault.code in _WRONG_KEYS or fault.status == 401:
-        return (
-            f"the credentials are not valid ({fault.code or fault.status}). See whose they are: aws sts"
-            f" get-caller-identity. {_LOG_IN}."
-        )
     if fault.code == "RequestTimeTooSkewed":
         return (
             "this machine's clock differs from the server's by more than 15 minutes (RequestTimeTooSkewed). Set the"

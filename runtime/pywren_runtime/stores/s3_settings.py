@@ -6,6 +6,7 @@ The endpoint and region of a URL decide; without them AWS_ENDPOINT_URL_S3, AWS_E
 AWS_DEFAULT_REGION do. Credentials never stand in a URL.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,7 +170,16 @@ def told_credentials(settings: Settings, environ: Mapping[str, str]) -> "Callabl
     """A client's chain of credentials, for a process of its machine that was told to ask it; else None."""
     if not settings.asks_client or (not settings.profile and _has_keys(environ)):
         return None
-    return _Told(settings.profile)
+    return _told(settings.profile, tuple(map(environ.get, _DECIDES)))
+
+
+@functools.cache
+def _told(profile: str | None, decides: tuple[str | None, ...]) -> "_Told":
+    """One for all stores of a process that ask as the same client: it starts an interpreter to ask."""
+    return _Told(profile)
+
+
+_DECIDES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "HOME")
 
 
 def _has_keys(environ: Mapping[str, str]) -> bool:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pywren_runtime.errors import KeyMissing, PywrenError, StoreError
 from pywren_runtime.stores import Buffer, Copy, Store, check_key, check_prefix, check_range, flat, is_segment
+from pywren_runtime.stores.parts import Parts
 from pywren_runtime.stores.s3_client import Login, make_client, race
 from pywren_runtime.stores.s3_faults import Fault, Patience, Verdict, explain, pause, read
 from pywren_runtime.stores.s3_listing import Pages, first_possible, start_after
 from pywren_runtime.stores.s3_settings import parse, told_credentials
-from pywren_runtime.stores.s3_upload import PART, Parts, put_parts
+from pywren_runtime.stores.s3_upload import PART, put_parts
 
 if TYPE_CHECKING:
     from pywren_runtime.aws import Credentials
@@ -109,7 +110,7 @@ class S3Store:
 
     def put_stream(self, key: str, chunks: Iterable[Buffer]) -> int:
         path = self._path(key)
-        parts = Parts(chunks)
+        parts = Parts(chunks, PART)
         begin = list(islice(parts, 2))
         if len(begin) < 2:
             self.put(key, begin[0] if begin else b"")

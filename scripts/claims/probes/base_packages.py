@@ -3,7 +3,7 @@
 import re
 from importlib.metadata import distribution, distributions
 
-BASE = {"boto3", "cloudpickle", "obstore", "redis", "tblib", "tqdm"}
+BASE = {"boto3", "cloudpickle", "obstore", "tblib", "tqdm"}
 COMES_WITH_VENV = {"pip", "setuptools", "wheel"}
 
 
