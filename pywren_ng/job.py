@@ -1,96 +1,23 @@
 """What `map` returns: the results as an iterator, as futures, or all at once; what failed; what it cost."""
 
-import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, as_completed
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pywren_ng.progress import Counts
+from pywren_ng.completed import Completed, settled
+from pywren_ng.pricing import Cost, cost_of
 from pywren_ng.report import AttemptLog, Failures, group
-from pywren_ng.tracker import Cancelled, Ending, Forgotten, Lost, Task, Tasks
+from pywren_ng.shelf import Shelf
+from pywren_ng.tracker import Forgotten, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from pywren_ng.engine import Engine
 
 T = TypeVar("T")
-LOGS = 64 << 20  # bytes of tasks' output that a job keeps
-
-
-class Shelf:
-    """Where the engine puts what becomes of a job's tasks, and where its Job waits for them."""
-
-    def __init__(self) -> None:
-        self.tasks: Tasks  # set by who makes them, for they point here
-        self.attempts = AttemptLog()
-        self.logs: dict[int, bytes] = {}
-        self.done = 0
-        self.failed = 0  # of those done; among them
-        self.cancelled = 0
-        self.length: int | None = None  # how many tasks there will be, once that is known
-        self.over = False  # whether nobody takes any more results
-        self._logged = 0
-        self._changed = threading.Condition()
-        self._awaited: list[Callable[[], bool]] = []
-
-    # from the engine
-
-    def outcome(self, outcome: Outcome) -> None:
-        self.attempts.note(outcome, self.tasks.all[outcome.task].queued)
-        if outcome.output:
-            self._logged += len(outcome.output) - len(self.logs.pop(outcome.task, b""))
-            self.logs[outcome.task] = outcome.output
-            while self._logged > LOGS:
-                self._logged -= len(self.logs.pop(next(iter(self.logs))))
-
-    def lost(self, lost: Lost) -> None:
-        if lost.charged:
-            task = self.tasks.all[lost.task]
-            self.attempts.note_lost(lost.task, task.round, lost.attempt, task.queued)
-
-    def settled(self, task: Task, ending: Ending) -> None:
-        with self._changed:
-            self.done += 1
-            if not (isinstance(ending, Outcome) and ending.status <= Status.VALUE):
-                self.failed += 1
-                self.cancelled += isinstance(ending, Cancelled)
-            if self._awaited and any(is_over() for is_over in self._awaited):
-                self._changed.notify_all()
-
-    # for a bar
-
-    def counts(self) -> Counts:
-        """How far the job is."""
-        tasks = self.tasks
-        known, is_fed = len(tasks.all), len(tasks.all) == self.length
-        is_over = self.over or (self.done >= known and (is_fed or not tasks.kept))
-        return Counts(
-            total=self.length,
-            done=self.done - self.cancelled,
-            failed=self.failed - self.cancelled,
-            cancelled=self.cancelled,
-            retried=tasks.retried,
-            is_over=is_over,
-        )
-
-    # from the Job
-
-    def wait(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
-        """Wait until `is_over()`. TimeoutError after the deadline (on the monotonic clock)."""
-        if is_over():
-            return
-        with self._changed:
-            self._awaited.append(is_over)
-            try:
-                while not is_over():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise TimeoutError
-                    self._changed.wait(left)
-            finally:
-                self._awaited.remove(is_over)
 
 
 class Job(Generic[T]):
@@ -131,16 +58,49 @@ class Job(Generic[T]):
 
     def __next__(self) -> T:
         """The next result. An error of its task is raised here, cancels what has not started and ends the iteration."""
-        if self._shelf.over:
+        task = self._upcoming()
+        if task is None:
             raise StopIteration
-        if self._next >= len(self._tasks.all) and not self._fill(self._next + 1):
-            self._shelf.over = True
-            self._watch(self._shelf)
-            raise StopIteration
-        task = self._tasks.all[self._next]
         try:
             if task.ending is None:
                 self._wait(lambda: task.ending is not None)
+        except BaseException as error:
+            self._stop(error)
+            raise
+        return self._take(task)
+
+    def __aiter__(self) -> "Job[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        """As `next`, for `async for`. Cancelling who waits here cancels no task: it may be asked again."""
+        task = self._upcoming()
+        if task is None:
+            raise StopAsyncIteration
+        if task.ending is None:
+            future = self._engine.ask(lambda: self._engine.adopt(task))
+            try:
+                await settled(future, self._deadline, lambda: self._engine.open(task))
+            except TimeoutError as error:
+                self._stop(error)
+                raise
+            if not self._keeps:
+                task.future = None
+        return self._take(task)
+
+    def _upcoming(self) -> Task | None:
+        """The task whose result is the next; None at the end, of which is told who watches."""
+        if self._shelf.over:
+            return None
+        if self._next >= len(self._tasks.all) and not self._fill(self._next + 1):
+            self._shelf.over = True
+            self._watch(self._shelf)
+            return None
+        return self._tasks.all[self._next]
+
+    def _take(self, task: Task) -> T:
+        """Hand out a result and forget it; or end the iteration with the error."""
+        try:
             opened = self._engine.open(task)
             if opened.error is not None:
                 raise opened.error
@@ -222,9 +182,9 @@ class Job(Generic[T]):
             found.append(opened.value if opened.error is None else opened.error)
         return found
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[Future[T]]:
-        """The futures, as their tasks settle."""
-        return as_completed(self.futures, timeout)
+    def as_completed(self, timeout: float | None = None) -> Completed[T]:
+        """The futures, as their tasks settle; for `for` and `async for`."""
+        return Completed(self.futures, timeout)
 
     def _errors(self) -> dict[int, BaseException]:
         """The errors of the tasks that have failed so far. Waits for nothing."""
@@ -283,25 +243,26 @@ class Job(Generic[T]):
         """How many tasks are known, settled, and failed or cancelled."""
         return len(self._tasks.all), self._shelf.done, self._shelf.failed
 
+    def to_pandas(self) -> "DataFrame":
+        """`stats` as a table, a row for each attempt; needs pandas."""
+        return self._shelf.attempts.to_pandas()
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it has cost so far on Lambda, by what was counted and the prices of a date; None where nothing is paid
+        for. What is counted, and what is not, stands in `pywren_ng.pricing`."""
+        usage = self._shelf.usage
+        return None if usage is None else cost_of(usage)
+
     def __repr__(self) -> str:
         known, done, failed = self.counts
         return f"<Job {self.id}: {done} of {known} tasks done, {failed} failed>"
 
     def _repr_html_(self) -> str:
-        import html
+        from pywren_ng.page import page
 
-        known, done, failed = self.counts
-        rows: list[tuple[str, object]] = [
-            ("tasks", known),
-            ("done", done),
-            ("failed", failed),
-            ("attempts", len(self.stats)),
-        ]
-        rows += [(f"{len(failures.tasks)} ×", str(failures.error)) for failures in self.errors()[:5]]
-        cells = "".join(
-            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows
-        )
-        return f"<table><caption>Job {html.escape(self.id)}</caption>{cells}</table>"
+        counts = self._shelf.counts()
+        return page(counts, self._shelf.ended(), self.stats.slowest(5), self.errors())
 
 
 def _forgetter(engine: "Engine", tasks: Tasks) -> Callable[[], None]:

@@ -1,40 +1,40 @@
-"""What a job cost: one compact row for each attempt, a list of them, and the failures grouped by cause."""
+"""What became of a job: one compact row for each attempt, what they come to, and the failures grouped by cause."""
 
+import heapq
+import math
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, fields
+from itertools import compress
+from operator import sub
+from typing import TYPE_CHECKING, Any, overload
 
+from pywren_ng.observers import Attempt
 from pywren_runtime.wire import STATS, Outcome, Status
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _FRONT = struct.Struct("<IHHB7xd")
 ROW = _FRONT.size + STATS.size
+_ROW = struct.Struct(_FRONT.format + STATS.format.lstrip("<"))
+SAMPLED = 10_000  # attempts that quantiles are told from
+_STATUS, _QUEUED, _STARTED, _STORED = 8, 16, 24, 56  # where they lie in a row, whose last byte is `cold`
 _NO_STATS = STATS.pack(*[float("nan")] * 6, 0, 0, False)
+_TIMES = ("queued", "started", "function_loaded", "arguments_loaded", "ran", "stored")
+_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt of one task. Times are seconds since the epoch, not-a-number where it did not get that far."""
+class Digest:
+    """What all attempts of a job come to."""
 
-    task: int
-    round: int
-    attempt: int
-    ended: str  # "ok", "raised", "failed" or "lost"
-    queued: float
-    started: float
-    function_loaded: float
-    arguments_loaded: float
-    ran: float
-    stored: float
-    cpu: float  # processor seconds of this task
-    peak: int  # bytes resident at most while this task ran
-    worker: int
-    cold: bool  # the worker's first task
-
-    @property
-    def seconds(self) -> float:
-        """How long the worker was busy with it."""
-        return self.stored - self.started
+    p50: float  # seconds of those that succeeded
+    p99: float
+    cold: int
+    seconds: float  # from the first one queued to the last one done
 
 
 _ENDED = {
@@ -58,6 +58,45 @@ class AttemptLog(Sequence[Attempt]):
 
     def note_lost(self, task: int, round: int, attempt: int, queued: float) -> None:
         self._rows += _FRONT.pack(task, round, attempt, Status.LOST, queued) + _NO_STATS
+
+    def digest(self) -> Digest:
+        """As quickly as can be without numpy, for a bar's last line waits for it: of many attempts every so-manieth
+        tells the quantiles, `SAMPLED` or more of them."""
+        rows = bytes(self._rows)  # a copy, for the engine goes on writing
+        if not rows:
+            return Digest(_NAN, _NAN, 0, _NAN)
+        stored, statuses = _column(rows, _STORED), rows[_STATUS::ROW]
+        # Of those that were lost there is no time, and only of them.
+        done = max(stored) if Status.LOST not in statuses else max((t for t in stored if t == t), default=_NAN)
+        step = max(1, len(self) // SAMPLED)
+        ok = bytes(map(Status.VALUE.__ge__, statuses[::step]))
+        times = map(sub, _column(rows, _STORED, step), _column(rows, _STARTED, step))
+        ordered = sorted(times if all(ok) else compress(times, ok))
+        cold, begun = sum(rows[ROW - 1 :: ROW]), min(_column(rows, _QUEUED))
+        return Digest(quantile(ordered, 0.5), quantile(ordered, 0.99), cold, done - begun)
+
+    def slowest(self, count: int) -> list[Attempt]:
+        """Those that kept their worker busiest, the longest first."""
+        rows = enumerate(_ROW.iter_unpack(bytes(self._rows)))
+        known = ((row[9] - row[5], at) for at, row in rows if row[9] == row[9])
+        return [self[at] for _, at in heapq.nlargest(count, known)]
+
+    def to_pandas(self) -> "DataFrame":
+        """One row for each attempt, its fields as columns, with `seconds`; times are in UTC. ImportError says how to
+        get pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas, which is not installed here: pip install pandas") from error
+        names = [field.name for field in fields(Attempt)]
+        columns: list[Any] = list(zip(*_ROW.iter_unpack(bytes(self._rows)), strict=True)) or [()] * len(names)
+        table = dict(zip(names, columns, strict=True))
+        frame = pandas.DataFrame(table)
+        frame["ended"] = frame["ended"].map(lambda status: _ENDED.get(status, "failed")).astype(str)
+        frame["seconds"] = frame["stored"] - frame["started"]
+        for name in _TIMES:
+            frame[name] = pandas.to_datetime(frame[name], unit="s", utc=True)
+        return frame
 
     def __len__(self) -> int:
         return len(self._rows) // ROW
@@ -92,6 +131,24 @@ class Failures:
         shown = ", ".join(map(str, self.tasks[:5])) + (", …" if len(self.tasks) > 5 else "")
         plural = "task" if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
         return f"{plural} ({shown}): {type(self.error).__name__}: {self.error}"
+
+
+def _column(rows: bytes, at: int, step: int = 1) -> "array[float]":
+    """A number of each row, one byte of all rows at a time: a loop over the rows takes several times as long."""
+    size = step * ROW
+    packed = bytearray(8 * -(-len(rows) // size))
+    for byte in range(8):
+        packed[byte::8] = rows[at + byte :: size]
+    column = array("d")
+    column.frombytes(packed)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """The smallest of these that so great a part of them does not exceed; not-a-number of none."""
+    return ordered[max(0, math.ceil(len(ordered) * part) - 1)] if ordered else _NAN
 
 
 def group(errors: dict[int, BaseException]) -> list[Failures]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import logging
 import os
 import pty
 import struct
@@ -23,12 +24,17 @@ from pywren_ng.progress import Bars, Counts
 class Watched:
     """A job whose counts the test sets."""
 
+    title = "title"
+
     def __init__(self, **counts: int | bool | None) -> None:
-        start = {"total": 4, "done": 0, "failed": 0, "cancelled": 0, "retried": 0, "is_over": False}
+        start = {"total": 4, "done": 0, "running": 0, "failed": 0, "cancelled": 0, "retried": 0, "is_over": False}
         self.now = Counts(**{**start, **counts})  # type: ignore[arg-type]
 
     def counts(self) -> Counts:
         return self.now
+
+    def ended(self) -> str:
+        return "the last line"
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -74,17 +80,51 @@ def start(source: str, where: Path, stderr: int) -> subprocess.Popen[str]:
 def test_a_bar_shows_what_is_done_failed_and_retried(capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars(True)
     watched = Watched(done=3, failed=2, retried=1)
-    bars.watch("title", watched)
+    bars.watch(watched)
     bars.close()
     shown = capsys.readouterr().err
     assert "title" in shown and "3/4" in shown
-    assert "failed=2" in shown and "retried=1" in shown and "cancelled" not in shown
+    assert "failed=2" in shown and "retried=1" in shown and "cancelled" not in shown and "running" not in shown
+
+
+def test_no_more_run_than_there_are_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars(True, 8)
+    bars.watch(Watched(running=20))  # some were sent ahead
+    bars.close()
+    assert "running=8" in capsys.readouterr().err
+
+
+def test_below_a_bar_stands_what_came_of_its_job(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = Bars(True)
+    watched = Watched()
+    bars.watch(watched)
+    watched.now = Watched(done=4, is_over=True).now
+    bars.watch(watched)
+    bars.watch(watched)
+    assert capsys.readouterr().err.endswith("\nthe last line\n")
+    bars.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_too_short_for_a_bar_has_its_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pywren_ng.progress.is_watched", lambda: True)
+    caplog.set_level(logging.INFO, "pywren_ng.progress")
+    bars = Bars(None)
+    watched = Watched()
+    bars.watch(watched)
+    watched.now = Watched(done=4, is_over=True).now
+    bars.watch(watched)
+    bars.close()
+    assert [record.getMessage() for record in caplog.records] == ["the last line"]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_bar_follows_its_job_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars(True)
     watched = Watched()
-    bars.watch("title", watched)
+    bars.watch(watched)
     assert "0/4" in capsys.readouterr().err
     watched.now = Watched(done=4, is_over=True).now
     until(lambda: not drawing())
@@ -95,7 +135,7 @@ def test_a_bar_follows_its_job_to_its_end(capsys: pytest.CaptureFixture[str]) ->
 def test_a_length_that_becomes_known_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars(True)
     watched = Watched(total=None, done=2)
-    bars.watch("title", watched)
+    bars.watch(watched)
     assert "2task" in capsys.readouterr().err
     watched.now = Watched(total=9, done=9, is_over=True).now
     bars.close()
@@ -104,7 +144,7 @@ def test_a_length_that_becomes_known_is_shown(capsys: pytest.CaptureFixture[str]
 
 def test_a_job_of_no_tasks_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars(True)
-    bars.watch("title", Watched(total=0, is_over=True))
+    bars.watch(Watched(total=0, is_over=True))
     bars.close()
     assert capsys.readouterr().err == ""
 
@@ -114,11 +154,11 @@ def test_a_vanished_stderr_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stderr", stderr)
     bars = Bars(True)
     watched = Watched()
-    bars.watch("title", watched)
+    bars.watch(watched)
     stderr.close()
     watched.now = Watched(done=4, is_over=True).now
     until(lambda: not drawing())
-    bars.watch("next", watched)
+    bars.watch(watched)
     bars.close()
 
 
@@ -128,7 +168,7 @@ def test_a_vanished_stderr_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("wanted", [None, False])
 def test_nothing_happens_where_nobody_looks(wanted: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
     bars = Bars(wanted)
-    bars.watch("title", Watched())
+    bars.watch(Watched())
     assert drawing() == []
     bars.close()
     assert capsys.readouterr().err == ""
@@ -136,7 +176,7 @@ def test_nothing_happens_where_nobody_looks(wanted: bool | None, capsys: pytest.
 
 def test_a_worker_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYWREN_NG_INTERNAL_DEPTH", "1")
-    Bars(True).watch("title", Watched())
+    Bars(True).watch(Watched())
     assert drawing() == []
 
 
@@ -168,8 +208,10 @@ with Executor(max_workers=1) as ex:
     ran = start(source, tmp_path, program)
     os.close(program)
     assert "patient:   0%" in read_until(screen, "0/3")
+    assert "running=1" in read_until(screen, "running=1")
     seen.touch()
-    read_until(screen, "3/3")
+    last = read_until(screen, ", job local-")
+    assert "3/3" in last and "patient: 3 tasks in " in last
     out, _ = ran.communicate(timeout=60)
     assert out == "[0, 1, 2]\n"
 
