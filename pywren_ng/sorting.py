@@ -7,20 +7,26 @@ from which executor it is: how much of a worker's memory it may use, where inter
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from pywren_ng.credentials import Chain, has_keys
+from pywren_ng.credentials import Access, as_told
 from pywren_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pywren_runtime.stores import Store
+    from pywren_shuffle.host import Host
+    from pywren_shuffle.plan import Plan
     from pywren_shuffle.sort import Sorted
 
-__all__ = ["Premises", "Sorting"]
+__all__ = ["Place", "Places", "Premises", "Sorting", "in_background", "parted", "seen", "usable"]
 
 OWN = 100  # MB of a worker's limit that its interpreter and its libraries take
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 Place = str | os.PathLike[str]
 Places = Place | Iterable[Place]
 
@@ -32,11 +38,51 @@ class Premises:
     backend: str
     store: str  # its URL
     memory: int | None  # MB of each worker, if there is a limit
+    access: Access  # of the client's, which workers elsewhere do not have
+    stop: Callable[[Sequence[Future[Any]]], None]  # also what runs
+    workers: int  # at once
+    arch: str  # of the processors that are paid for, if any are
 
     @property
     def is_here(self) -> bool:
         """Whether workers see this machine's files."""
         return self.backend in ("local", "inline")
+
+    @property
+    def place(self) -> str:
+        """The executor's store as a worker can reach it."""
+        return self.store if self.is_here else _without_client(self.store)
+
+
+def in_background(run: Callable[[], T]) -> Future[T]:
+    """A future of what is run in a thread, for which the interpreter waits, as for every task of an executor."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=_drive, args=(run, future), name="pywren-shuffle").start()
+    return future
+
+
+def _drive(run: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(run())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _submitting(
+    run: Callable[Concatenate[S, P], T],
+) -> Callable[[Callable[..., object]], Callable[Concatenate[S, P], Future[T]]]:
+    """Makes a method that does the same without waiting, by the name and with the text of what it decorates."""
+
+    def named(by: Callable[..., object]) -> Callable[Concatenate[S, P], Future[T]]:
+        def submit(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+            return in_background(functools.partial(run, self, *args, **kwargs))
+
+        functools.update_wrapper(submit, by, ("__module__", "__name__", "__qualname__", "__doc__"))
+        functools.update_wrapper(submit, run, ())  # whose parameters `help` shows
+        return submit
+
+    return named
 
 
 class Sorting:
@@ -44,6 +90,16 @@ class Sorting:
 
     def _premises(self) -> Premises:
         raise NotImplementedError
+
+    @property
+    def _host(self) -> "Host":
+        from pywren_shuffle.host import Host
+        from pywren_shuffle.terms import lambda_workers
+
+        premises = self._premises()
+        opener, memory = _opener(premises.access), premises.memory or 0
+        workers = lambda_workers(premises.workers, memory, premises.arch) if premises.arch else None
+        return Host(premises.stop, lingers=not premises.is_here, open_store=opener, workers=workers)
 
     def sort(
         self,
@@ -56,6 +112,7 @@ class Sorting:
         partitions: int | None = None,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Sorted":
         """Sort all records at `source` into parts at `target`; return what was done, proven to be right.
 
@@ -65,27 +122,33 @@ class Sorting:
 
         `memory` is what each worker may use for data, in MB; the number of splits follows from it. `partitions` is the
         number of parts. A target in use is an error unless `overwrite=True`, which removes the parts of earlier sorts.
+
+        `intermediate` is where data lies between the phases: `redis://host`, `rediss://host`, `redis+cluster://host` or
+        an S3 prefix. What Redis does not take or loses is made again beside the output, and `notices` of the result
+        say so. A password is in REDISCLI_AUTH, also in the environment of workers.
         """
         from pywren_shuffle.sort import sort
 
-        premises = self._premises()
-        places = [source] if isinstance(source, str | os.PathLike) else list(source)
-        to = _seen(target, premises)
-        apart = premises.store if premises.store.startswith("s3:") and to.startswith("s3:") else None
-        return sort(
+        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
+        found = sort(
             cast(Executor, self),
-            [_seen(place, premises) for place in places],
+            places,
             to,
             records=records,
             key=key,
             reverse=reverse,
             partitions=partitions,
-            memory=_memory(memory, premises),
+            memory=usable_memory,
             overwrite=overwrite,
             intermediate=apart,
         )
+        # Under the names that the caller would use, and not those that workers need.
+        if to.startswith("s3:"):
+            own = parted(os.fspath(target))[1]
+            found = replace(found, parts=tuple(parted(part)[0] + own for part in found.parts))
+        return found
 
-    def submit_sort(
+    def plan_sort(
         self,
         source: Places,
         target: Place,
@@ -95,35 +158,52 @@ class Sorting:
         reverse: object = False,
         partitions: int | None = None,
         memory: float | None = None,
-        overwrite: bool = False,
-    ) -> "Future[Sorted]":
-        """The same as `sort`, without waiting: a future of its result. It cannot be cancelled once it runs."""
-        run = functools.partial(
-            self.sort,
-            source,
-            target,
+        intermediate: str | None = None,
+    ) -> "Plan":
+        """How `sort` would do it, and what that would take: `print` it. Nothing is written, and little is read.
+
+        What is read are sizes, and what a format must know of its inputs beforehand, such as a schema. The result of a
+        sort has its plan, too, with what came of it.
+        """
+        from pywren_shuffle.sort import plan_sort
+
+        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
+        return plan_sort(
+            cast(Executor, self),
+            places,
+            to,
             records=records,
             key=key,
             reverse=reverse,
             partitions=partitions,
-            memory=memory,
-            overwrite=overwrite,
+            memory=usable_memory,
+            intermediate=apart,
         )
-        future: Future[Sorted] = Future()
-        future.set_running_or_notify_cancel()
-        # Not a daemon: the interpreter waits for it, as it does for every task of an executor.
-        threading.Thread(target=_drive, args=(run, future), name="pywren-sort").start()
-        return future
+
+    def _given(
+        self, source: Places, target: Place, memory: float | None, intermediate: str | None
+    ) -> tuple[list[str], str, float | None, str | None]:
+        """Places as workers reach them, MB for data, and where intermediate data lies if not beside the target."""
+        premises = self._premises()
+        places = [source] if isinstance(source, str | os.PathLike) else list(source)
+        to = seen(target, premises)
+        apart = premises.place if premises.store.startswith("s3:") and to.startswith("s3:") else None
+        if intermediate is not None:
+            apart = _between(intermediate, premises)
+        return [seen(place, premises) for place in places], to, usable(memory, premises), apart
+
+    @_submitting(sort)
+    def submit_sort(self) -> None:  # its parameters are those of `sort`
+        """The same as `sort`, without waiting: a future of its result, which is not cancelled."""
 
 
-def _drive(run: "Callable[[], Sorted]", future: "Future[Sorted]") -> None:
-    try:
-        future.set_result(run())
-    except BaseException as error:
-        future.set_exception(error)
+def _between(place: str, premises: Premises) -> str:
+    """Where intermediate data is to lie, as a worker can reach it."""
+    return place if place.startswith("redis") else seen(place, premises)
 
 
-def _memory(asked: float | None, premises: Premises) -> float | None:
+def usable(asked: float | None, premises: Premises) -> float | None:
+    """How many MB a worker may use for data."""
     if asked is not None or premises.memory is None:
         return asked
     if premises.memory <= OWN:
@@ -134,7 +214,7 @@ def _memory(asked: float | None, premises: Premises) -> float | None:
     return premises.memory - OWN
 
 
-def _seen(place: Place, premises: Premises) -> str:
+def seen(place: Place, premises: Premises) -> str:
     """The place as a worker can reach it."""
     text = os.fspath(place)
     if not text.startswith("s3:"):
@@ -144,14 +224,37 @@ def _seen(place: Place, premises: Premises) -> str:
                 " it to S3, or sort with Executor('local')."
             )
         return text
-    if has_keys(os.environ) or not premises.is_here:
-        return text
-    from pywren_runtime.stores.s3_settings import parse
+    head, options = parted(text)
+    bucket = "/".join(head.split("/")[:3])
+    told = as_told(bucket + options, premises.access)[0]
+    if not premises.is_here:
+        told = _without_client(told)
+    return head + told[len(bucket) :]
 
-    # The client's own ways to credentials and region, which a worker does not have.
-    head, mark, options = text.rpartition("?")
-    bucket = "/".join((head or text).split("/")[:3])
-    settings = parse(bucket + mark + options if mark else bucket, os.environ)
-    region = None if settings.names_region else Chain().region()
-    added = settings.url_with(region=region, asks_client=True).partition("?")[2]
-    return f"{head or text}?{added}"
+
+def parted(place: str) -> tuple[str, str]:
+    """A place, and its options if it has any: a pattern may have a question mark, too."""
+    head, mark, options = place.rpartition("?")
+    return (head, mark + options) if mark and "=" in options else (place, "")
+
+
+def _without_client(url: str) -> str:
+    """The same place for a worker elsewhere, which has its own role and not the client's credentials."""
+    head, _, query = url.partition("?")
+    options = [option for option in query.split("&") if option.partition("=")[0] not in ("", "credentials", "profile")]
+    return "?".join(filter(None, (head, "&".join(options))))
+
+
+def _opener(access: Access) -> "Callable[[str], Store]":
+    """How the driver opens a place that was named for workers: as the client."""
+
+    def open_store(url: str) -> "Store":
+        from pywren_runtime import stores
+
+        if not url.startswith("s3:"):
+            return stores.open_store(url)
+        from pywren_runtime.stores.s3_store import S3Store
+
+        return S3Store(url, credentials=as_told(url, access)[1])
+
+    return open_store

@@ -37,7 +37,7 @@ def limited_pool(workers: int, megabytes: int) -> ProcessPoolExecutor:
 
 def limit(megabytes: int) -> None:
     """From here on; what is allocated beyond fails."""
-    import pywren_shuffle.records.fixed_records  # noqa: F401 – an import is none of the sort's memory
+    import pywren_shuffle.records.fixed_batches  # noqa: F401 – an import is none of the sort's memory
 
     with open("/proc/self/status") as status:
         has = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))

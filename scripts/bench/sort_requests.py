@@ -2,9 +2,11 @@
 """Counts the requests of whole sorts on S3 at a proxy, and times reads while one in a hundred stalls.
 
     s3_double.py ◄── s3_proxy: counts, stalls ◄── threads that sort, or read
-                        └─► exactly P PUT and P² ranged GET of intermediate objects; what the result says
+                        └─► exactly P PUT and P² ranged GET of intermediate objects, with two levels 2P and 2P√P, with
+                            three 3P and 3P∛P; what the plan said, and what the result says
 
-Run it with the project installed. Sections: `64`, `256` (splits, and as many partitions), `stalls`; default: all.
+Run it with the project installed. Sections: `64`, `256` (splits, and as many partitions), `64x2`, `256x2`, `64x3` (the
+same with more levels), `own` (the plan's own numbers for partitions that are no squares), `stalls`; default: all.
 """
 
 import argparse
@@ -17,7 +19,6 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,9 +28,10 @@ import sortgen
 
 from pywren_runtime.stores import Store, open_store
 from pywren_shuffle.exchange import Exchange
-from pywren_shuffle.plan import make_plan
-from pywren_shuffle.records import Piece, Source, open_format
+from pywren_shuffle.plan import Plan
+from pywren_shuffle.records import Piece, Source
 from pywren_shuffle.sort import sort
+from pywren_shuffle.terms import Terms, Workers, tier_named
 
 HERE = Path(__file__).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
@@ -39,6 +41,15 @@ EACH = 12  # records of a slice on average: hardly one is empty
 READS, READ_SIZE = 20_000, 4_000
 STALLED, STALL = 0.01, 3.0  # of all reads, and for so many seconds
 SLOWEST, HEDGED = 0.5, 0.02  # seconds of p99.9, and hedges of all GETs
+TERMS = Terms(Workers(1, bandwidth=75e6), tier_named("s3"), tier_named("s3"), (tier_named("s3"),))
+SORTS = {"64": (64, 1), "256": (256, 1), "64x2": (64, 2), "256x2": (256, 2), "64x3": (64, 3)}
+WANTED = {
+    "64": {"PutObject": 64, "GetRange": 4096},
+    "256": {"PutObject": 256, "GetRange": 65_536},
+    "64x2": {"PutObject": 128, "GetRange": 1024},
+    "256x2": {"PutObject": 512, "GetRange": 8192},
+    "64x3": {"PutObject": 192, "GetRange": 768},
+}
 KEYED = ("PutObject", "GetObject", "GetRange", "HeadObject", "CreateMultipartUpload", "UploadPart")
 
 
@@ -91,50 +102,54 @@ def staged() -> Iterator[Stage]:
         yield Stage(endpoint)
 
 
-def whole_sort(stage: Stage, partitions: int) -> tuple[str, bool]:
-    """A sort with as many splits as partitions; what was counted, and whether it is what should be."""
+def whole_sort(stage: Stage, partitions: int, levels: int, wanted: dict[str, int] | None = None) -> tuple[str, bool]:
+    """A sort with as many splits as partitions; what was counted, and whether it is what should be, and was planned."""
     records = EACH * partitions * partitions
     data = sortgen.records("uniform", 0, records)
-    stage.store(f"{partitions}/in").put("all.dat", data)
+    place = f"{partitions}x{levels}"
+    stage.store(f"{place}/in").put("all.dat", data)
     stage.ask("DELETE", "counts")
     with ThreadPoolExecutor(WORKERS) as pool:
         result = sort(
             pool,
-            stage.url(f"{partitions}/in/*.dat"),
-            stage.url(f"{partitions}/out"),
+            stage.url(f"{place}/in/*.dat"),
+            stage.url(f"{place}/out"),
             records=FIXED,
             partitions=partitions,
-            memory=memory_for(len(data), partitions),
+            levels=levels,
+            splits=partitions,
+            terms=TERMS,
             hedging=False,
         )
-    between, all_keys = stage.counted("shuffles/"), stage.counted(f"^{partitions}/")
+    between, all_keys = stage.counted("shuffles/"), stage.counted(f"^{place}/")
     said = {kind: number for kind, number in result.requests.items() if kind in KEYED and number}
-    output = stage.store(f"{partitions}/out")
+    output = stage.store(f"{place}/out")
     names = [part.partition("?")[0].rpartition("/")[2] for part in result.parts]
     found = sortcheck.joined(sortcheck.summary_of(bytes(output.get(name))) for name in names)
     sortcheck.check(found, sortcheck.summary_of(data), stable=True)
-    wanted = {"PutObject": partitions, "GetRange": partitions**2}
+    planned = between_of(result.plan)
     text = f"{between.get('PutObject', 0)} PUT, {between.get('GetRange', 0):,} ranged GET of intermediate objects"
     text += f"; the result says {said}, the proxy {all_keys}" if said != all_keys else "; the result says the same"
-    return text, between == wanted and said == all_keys
+    text += f"; planned were {planned}" if planned != between else ", as did the plan"
+    return text, between == planned == (wanted or planned) and said == all_keys
 
 
-def memory_for(size: int, splits: int) -> float:
-    """MB for a worker with which so many bytes make so many splits."""
-    expansion = open_format(FIXED, key=None, reverse=False).expansion
-    for hundredths in range(25, 10_000):
-        plan = make_plan(
-            size,
-            memory=hundredths / 100,
-            partitions=splits,
-            together=1,
-            expansion=expansion,
-            workers=WORKERS,
-            remote=True,
-        )
-        if ceil(size / plan.split) == splits:
-            return hundredths / 100
-    raise SystemExit(f"no memory makes {splits} splits of {size:,} bytes")
+def between_of(plan: Plan) -> dict[str, int]:
+    """What a plan expects to be asked of intermediate objects."""
+    asked = {step.name: step.requests for step in plan.steps}
+    reads = sum(number["GetRange"] for name, number in asked.items() if name.startswith(("regroup", "merge")))
+    return {"PutObject": sum(layer.objects for layer in plan.layers), "GetRange": reads}
+
+
+def own(stage: Stage) -> tuple[str, bool]:
+    """The plan's own numbers, where partitions are neither a square nor a cube."""
+    texts, is_met = [], True
+    for partitions in (7, 50, 97):
+        for levels in (2, 3):
+            said, met = whole_sort(stage, partitions, levels)
+            texts.append(f"{partitions} by {levels} levels {said.partition(' of inter')[0]}{'' if met else ' ' + said}")
+            is_met = is_met and met
+    return "; ".join(texts), is_met
 
 
 def stalls(stage: Stage) -> tuple[str, bool]:
@@ -173,13 +188,17 @@ def stalls(stage: Stage) -> tuple[str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("section", nargs="*", choices=["64", "256", "stalls"])
-    asked = parser.parse_args().section or ["64", "256", "stalls"]
+    sections = [*SORTS, "own", "stalls"]
+    parser.add_argument("section", nargs="*", choices=sections)
+    asked = parser.parse_args().section or sections
     os.environ.update(KEYS)
     verdicts = []
     with staged() as stage:
         for section in asked:
-            said, is_met = stalls(stage) if section == "stalls" else whole_sort(stage, int(section))
+            if section in SORTS:
+                said, is_met = whole_sort(stage, *SORTS[section], WANTED[section])
+            else:
+                said, is_met = stalls(stage) if section == "stalls" else own(stage)
             print(f"{section}  {said}  {'PASS' if is_met else 'FAIL'}", flush=True)
             verdicts.append(is_met)
     return 0 if all(verdicts) else 1

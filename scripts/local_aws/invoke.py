@@ -208,6 +208,7 @@ class Invoker:
         else:
             self._pool.release(environment)
         log = report(function, request_id, execution.seconds, init, environment.peak, bytes(execution.log))
+        knobs.counters["billed_ms"] += billed(execution.seconds, init)
         return Result(payload, failed, log)
 
     async def _deliver(self, function: Function, body: bytes, request_id: str) -> None:
@@ -264,15 +265,19 @@ def stamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
 
 
+def billed(seconds: float, init: float | None) -> int:
+    """Milliseconds, as AWS counts them: initialisation too, and begun ones."""
+    return math.ceil(1000 * (seconds + (init or 0)))
+
+
 def report(function: Function, request_id: str, seconds: float, init: float | None, peak: int, log: bytes) -> bytes:
     """The log of one execution between its START and REPORT lines."""
     if log and not log.endswith(b"\n"):
         log += b"\n"
-    billed = math.ceil(1000 * (seconds + (init or 0)))
     used = min(function.memory, math.ceil(peak / (1 << 20)))
     line = (
-        f"REPORT RequestId: {request_id}\tDuration: {1000 * seconds:.2f} ms\tBilled Duration: {billed} ms\t"
-        f"Memory Size: {function.memory} MB\tMax Memory Used: {used} MB\t"
+        f"REPORT RequestId: {request_id}\tDuration: {1000 * seconds:.2f} ms\t"
+        f"Billed Duration: {billed(seconds, init)} ms\tMemory Size: {function.memory} MB\tMax Memory Used: {used} MB\t"
     )
     if init is not None:
         line += f"Init Duration: {1000 * init:.2f} ms\t"

@@ -3,7 +3,7 @@
     client ─► read_request ─► answer ─┬► log: who asked for what         ┌► upstream ─┐
                                       └► rules: is this one to be hit? ──┤            ├─► write_answer ─► client
                                                                          └► a fault ──┘
-    control: /_proxy/counts  /_proxy/log  /_proxy/faults
+    control: /_proxy/counts  /_proxy/log  /_proxy/faults  /_proxy/rates
 
 Embedded, `await proxy.answer(request, upstream)` gives an Answer to write, or raises `Cut` where the connection is to
 be reset; `proxy.control` answers what is asked below /_proxy. Alone, it is a server on the loopback interface:
@@ -15,6 +15,8 @@ be reset; `proxy.control` answers what is asked below /_proxy. Alone, it is a se
     GET    /_proxy/log?…                                            each request that fits
     POST   /_proxy/faults   {"kind": "PutObject", "fault": "503", "fraction": 0.05, "seed": 1}
     GET    /_proxy/faults   DELETE /_proxy/faults                   each rule with what it injected; none any more
+    POST   /_proxy/rates    {"puts": 35, "gets": 55, "bandwidth": 750000}     a slow store, see s3_rates
+    GET    /_proxy/rates    DELETE /_proxy/rates                    what it is held to; as fast as it can be again
 
 What the proxy itself does wrong shows: an upstream out of reach is a 502 whose text says so.
 """
@@ -30,6 +32,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from .s3_rates import BadRates, Rates, rates_of
 from .s3_requests import Answer, Asked, Cut, Request, asked_of
 from .s3_rules import FAULTS, BadRule, Rule, rule_of
 from .s3_wire import BadRequest, Upstreams, read_request, reset, write_answer
@@ -75,6 +78,7 @@ class S3Proxy:
         self._log: list[Seen] = []
         self._unlogged = 0
         self._rules: list[Rule] = []
+        self._rates: Rates | None = None
         self._numbers = 0
 
     async def answer(self, request: Request, upstream: Place) -> Answer:
@@ -85,6 +89,8 @@ class S3Proxy:
         """
         seen = Seen(asked_of(request), len(request.body))
         self._keep(seen)
+        if self._rates is not None:
+            await self._rates.admit(request.method, seen.asked.access_key, len(request.body))
         rule = next((rule for rule in self._rules if rule.strike(seen.asked)), None)
         if rule is None:
             return self._counted(seen, await self._forwarded(request, upstream))
@@ -126,9 +132,17 @@ class S3Proxy:
                 case "DELETE", "faults":
                     self._rules.clear()
                     return _json(200, {})
-        except (BadRule, TypeError, ValueError, re.error) as bad:
+                case "GET", "rates":
+                    return _json(200, self._rates.shown() if self._rates else {})
+                case "POST", "rates":
+                    self._rates = rates_of(json.loads(body))
+                    return _json(200, self._rates.shown())
+                case "DELETE", "rates":
+                    self._rates = None
+                    return _json(200, {})
+        except (BadRates, BadRule, TypeError, ValueError, re.error) as bad:
             return _json(400, {"error": str(bad)})
-        return _json(404, {"error": f"{method} {path}: there are counts, log and faults below {PREFIX}"})
+        return _json(404, {"error": f"{method} {path}: there are counts, log, faults and rates below {PREFIX}"})
 
     def inject(self, wish: dict[str, Any]) -> Rule:
         """Adds a rule, which has its say after those before it; BadRule if it makes no sense."""
@@ -182,7 +196,8 @@ class S3Proxy:
 
     def _counted(self, seen: Seen, answer: Answer) -> Answer:
         seen.status = answer.status
-        return Answer(answer.status, answer.reason, answer.headers, _counting(seen, answer.body), answer.size)
+        body = answer.body if self._rates is None else self._rates.paced(seen.asked.access_key, answer.body)
+        return Answer(answer.status, answer.reason, answer.headers, _counting(seen, body), answer.size)
 
 
 async def _counting(seen: Seen, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

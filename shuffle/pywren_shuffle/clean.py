@@ -17,17 +17,17 @@ from time import gmtime, strftime, strptime, time
 from typing import Final
 
 from pywren_runtime.errors import ConfigError, KeyMissing
-from pywren_runtime.stores import Store
+from pywren_runtime.stores import Store, without_password
 from pywren_shuffle.inputs import MANIFEST, folder_of, store_url
 from pywren_shuffle.output import tidy_folder
 
-__all__ = ["EVERY", "INTERMEDIATE", "SILENT", "Left", "find_left", "new_id", "remove", "sign_key"]
+__all__ = ["EVERY", "INTERMEDIATE", "SILENT", "Left", "find_left", "new_id", "remove", "sign_key", "sort_of"]
 
 EVERY: Final = 300.0  # seconds between a sort's signs of life
 SILENT: Final = 900.0  # seconds without one, and its driver is dead
 INTERMEDIATE: Final = "~shuffle"  # the folder below a target that is a folder
 _TIME: Final = "%Y%m%dT%H%M%S"
-_BLOCK = re.compile(r"shuffles/(\d{8}T\d{6}-[0-9a-f]{8})/(?:alive-(\d{8}T\d{6}))?")
+_BLOCK = re.compile(r"shuffles/(?:[0-9a-f]{2}/)?(\d{8}T\d{6}-[0-9a-f]{8})/(?:alive-(\d{8}T\d{6}))?")
 _PART = re.compile(r"part-\d{5,}-(\d{8}T\d{6}-[0-9a-f]{8})\.")
 
 
@@ -44,6 +44,12 @@ class Left:
     def runs(self, now: float, silent: float) -> bool:
         """Whether its driver may be alive."""
         return now - self.last_sign < silent
+
+
+def sort_of(name: str) -> str | None:
+    """The sort whose part, or whose block, has that name; None for what no sort writes."""
+    match = _PART.match(name) or _BLOCK.match(name)
+    return match and match[1]
 
 
 def new_id() -> str:
@@ -68,7 +74,9 @@ def find_left(places: Iterable[str | os.PathLike[str]], open_store: Callable[[st
         folder = folder_of(url)
         if folder is not None and not os.path.isdir(folder):
             raise ConfigError(f"there is no folder {folder!r} to look for what sorts have left: correct the path.")
-        stores.append((url, store := open_store(url)))
+        store = open_store(url)
+        url = without_password(url)
+        stores.append((url, store))
         found += _blocks(url, store)
         if folder is not None and os.path.isdir(os.path.join(folder, INTERMEDIATE)):
             inside = f"{url}/{INTERMEDIATE}"

@@ -1,5 +1,8 @@
 """Many rows of a table at once, with pyarrow: their order by columns, a hash of each, how many bytes they have.
 
+pyarrow imports pandas, if there is one, as soon as it makes an array of Python or numpy values, or the other way round:
+0.2 s and 40 MB in each worker. So values pass between it and numpy as buffers.
+
 Only record formats import this module, and with it pyarrow and numpy.
 """
 
@@ -12,16 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from pywren_shuffle.digests import PAD, SHORT, hashes_of, mixed
 from pywren_shuffle.records.keyed import Order, hashes
 
-__all__ = ["Column", "are_ordered", "key_of", "row_hashes", "size_of", "sortable", "stable_order"]
+__all__ = ["Column", "are_ordered", "array_of", "key_of", "row_hashes", "size_of", "sortable", "stable_order"]
 
 Array = Any  # pyarrow and numpy say less about theirs than these functions need
 _VALUE, _NAN, _NULL = 1, 2, 3
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _ROWS = 1 << 15  # that are hashed together
-_SHORT = 128  # bytes of a string that is looked at together with others
-_FIRST = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # of a word, so many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,12 @@ def stable_order(table: Array, columns: Sequence[Column]) -> Array:
     for column in columns:
         values = _comparable(table[column.name])
         if column.nulls_first and (values.null_count or types.is_floating(values.type)):
-            arrays.append(pa.array(_ranks(values, column)))
+            arrays.append(array_of(_ranks(values, column)))
             keys.append((str(len(keys)), "ascending"))
         arrays.append(values)
         keys.append((str(len(keys)), "descending" if column.descending else "ascending"))
-    return pc.sort_indices(pa.table(arrays, [name for name, _ in keys]), sort_keys=keys).to_numpy()
+    table = pa.Table.from_arrays(arrays, [name for name, _ in keys])
+    return _values(pc.sort_indices(table, sort_keys=keys), np.uint64)
 
 
 def key_of(table: Array, index: int, columns: Sequence[Column]) -> tuple[Any, ...]:
@@ -103,6 +106,26 @@ def size_of(array: Array) -> int:
     return len(array) * max(1, _width(kind))
 
 
+def array_of(values: Array) -> Array:
+    """Numbers of numpy's as an array of pyarrow's."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
+def _values(array: Array, dtype: Array) -> Array:
+    """And the other way round; below a null lies anything."""
+    if not len(array):
+        return np.empty(0, dtype)
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
+
+
+def _bools(array: Array) -> Array:
+    return _values(array.cast(pa.uint8()), np.bool_)
+
+
 def _comparable(values: Array) -> Array:
     """The same values in a type that pyarrow sorts."""
     kind = values.type
@@ -125,7 +148,7 @@ def _ranks(values: Array, column: Column) -> Array:
 
 def _true(mask: Array) -> Array:
     """Where a mask is true, and neither false nor null."""
-    return np.asarray(pc.fill_null(mask, False))
+    return _bools(mask) & _bools(mask.is_valid()) if mask.null_count else _bools(mask)
 
 
 def _plain(scalar: Array) -> Any:
@@ -139,7 +162,7 @@ def _hashes(array: Array) -> Array:
     """A hash of each value; what lies below a null counts for nothing."""
     found = _value_hashes(array)
     if array.null_count:
-        found = np.where(np.asarray(array.is_valid()), found, np.uint64(_NULL))
+        found = np.where(_bools(array.is_valid()), found, np.uint64(_NULL))
     return found
 
 
@@ -154,9 +177,9 @@ def _value_hashes(array: Array) -> Array:
     if _is_list(kind):
         return _list_hashes(array)
     if _is_binary(kind):
-        return _text_hashes(pc.fill_null(array.cast(pa.large_binary()), b"")) if len(array) else np.empty(0, np.uint64)
+        return _text_hashes(array.cast(pa.large_binary())) if len(array) else np.empty(0, np.uint64)
     if types.is_boolean(kind):
-        return _mixed(np.asarray(pc.fill_null(array, False)).astype(np.uint64))
+        return mixed(_bools(array).astype(np.uint64))
     if types.is_null(kind):
         return np.zeros(len(array), np.uint64)
     if width := _width(kind):
@@ -176,30 +199,31 @@ def _words(array: Array, width: int) -> Iterable[Array]:
 
 
 def _list_hashes(array: Array) -> Array:
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+    lengths = _values(pc.list_value_length(array).cast(pa.int64()), np.int64)
+    if array.null_count:
+        lengths = np.where(_bools(array.is_valid()), lengths, 0)
     ends = np.cumsum(lengths)
     begins = ends - lengths
     places = np.arange(int(lengths.sum()), dtype=np.uint64) - np.repeat(begins, lengths).astype(np.uint64)
     totals = np.zeros(len(places) + 1, np.uint64)
-    np.cumsum(_mixed(_hashes(array.flatten()) + places * _ODD), out=totals[1:])
-    return _mixed(totals[ends] - totals[begins] + lengths.astype(np.uint64))
+    np.cumsum(mixed(_hashes(array.flatten()) + places * _ODD), out=totals[1:])
+    return mixed(totals[ends] - totals[begins] + lengths.astype(np.uint64))
 
 
 def _text_hashes(array: Array) -> Array:
-    """Of strings without nulls: eight bytes of each at a time, and the long ones each by itself."""
+    """Of strings, whatever lies below a null; the long ones each by itself."""
     ends = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
     begins, lengths = ends[:-1] - ends[0], np.diff(ends)
-    data = np.zeros(int(ends[-1] - ends[0]) + 8, np.uint8)
+    data = np.zeros(int(ends[-1] - ends[0]) + PAD, np.uint8)
     if array.buffers()[2] is not None:
-        data[:-8] = np.frombuffer(array.buffers()[2], np.uint8)[ends[0] : ends[-1]]
-    words = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))  # that begin at each byte
-    found = _mixed(lengths.astype(np.uint64))
-    for at in range(0, min(_SHORT, int(lengths.max(initial=0))), 8):
-        here = np.flatnonzero((lengths > at) & (lengths <= _SHORT))
-        word = words[begins[here] + at] & _FIRST[np.minimum(lengths[here] - at, 8)]
-        found[here] = _mixed(found[here] * _ODD + word)
-    long = lengths > _SHORT
-    found[long] = _numbers(hashes(array.filter(pa.array(long)).to_pylist()), int(long.sum()))
+        data[:-PAD] = np.frombuffer(array.buffers()[2], np.uint8)[ends[0] : ends[-1]]
+    long = lengths > SHORT
+    if not long.any():
+        return hashes_of(data, begins, lengths)
+    found = np.empty(len(array), np.uint64)
+    found[~long] = hashes_of(data, begins[~long], lengths[~long])
+    some = array.take(array_of(np.flatnonzero(long))).to_pylist()
+    found[long] = _numbers(hashes([value or b"" for value in some]), len(some))
     return found
 
 
@@ -211,16 +235,8 @@ def _combined(parts: Iterable[Array], count: int) -> Array:
     """One hash for what has several, by their places."""
     found = np.zeros(count, np.uint64)
     for part in parts:
-        found = _mixed(found * _ODD + part)
+        found = mixed(found * _ODD + part)
     return found
-
-
-def _mixed(values: Array) -> Array:
-    """Numbers that look like chance (splitmix64), other ones for other values."""
-    values = values + _ODD
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
 
 
 def _is_list(kind: Array) -> bool:

@@ -7,32 +7,37 @@ read ─┬─► a mapping of one range of a file
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
 from pywren_runtime.errors import KeyMissing, ShuffleCorrupt, StoreError
-from pywren_runtime.stores import Buffer, Store, open_store
-from pywren_shuffle.flights import Flight, Flights
+from pywren_runtime.stores import Buffer, Store
+from pywren_runtime.stores import open_store as open_any
+from pywren_shuffle.flights import Data, Flight, Flights
 from pywren_shuffle.inputs import folder_of
 from pywren_shuffle.records import Piece, Source
 
-__all__ = ["BLOCK", "Exchange", "joined", "path_of", "room_for"]
+__all__ = ["BLOCK", "PART", "Exchange", "joined", "path_of", "put_requests", "room_for"]
 
 BLOCK: Final = 8 << 20  # bytes of one request at most
 _LISTED = 1000  # keys that one request lists or deletes
-_PART = 16 << 20  # of an upload, and
-_ONE_PUT = 4 * _PART  # what goes without parts, as the store does it
+PART: Final = 16 << 20  # of an upload, and
+_ONE_PUT: Final = 4 * PART  # what goes without parts, as the store does it
 _SMALL = 1 << 20  # less than that is not worth a mapping
 
 
 class Exchange:
     """Opens stores and reads ranges of their objects; what it has asked for is in `requests`."""
 
-    def __init__(self, *, hedging: bool, block: int = BLOCK) -> None:
+    def __init__(
+        self, *, hedging: bool, block: int = BLOCK, ahead: int = 0, open_store: Callable[[str], Store] = open_any
+    ) -> None:
         self._requests: Counter[str] = Counter()
         self._hedging = hedging
+        self._ahead = ahead
         self._block = block
+        self._open_store = open_store
         self._flights: Flights | None = None
         self._stores: dict[str, Store] = {}
 
@@ -48,7 +53,7 @@ class Exchange:
         """The store at that URL, opened once."""
         store = self._stores.get(url)
         if store is None:
-            store = self._stores[url] = open_store(url)
+            store = self._stores[url] = self._open_store(url)
         return store
 
     def read(self, pieces: Sequence[Piece]) -> memoryview:
@@ -74,7 +79,7 @@ class Exchange:
             _read_file(path, piece, room)
             return []
         if self._flights is None:
-            self._flights = Flights(hedging=self._hedging)
+            self._flights = Flights(hedging=self._hedging, ahead=self._ahead)
         store, key = self.open(piece.source.store), piece.source.key
         size = len(room)
         number = -(-size // self._block)
@@ -82,10 +87,10 @@ class Exchange:
         flights = []
         for start, stop in pairwise(cuts):
 
-            def send(start: int = start, stop: int = stop) -> bytes:
+            def send(start: int = start, stop: int = stop) -> Data:
                 return store.get_range(key, piece.start + start, stop - start)
 
-            def deliver(data: bytes, start: int = start, stop: int = stop) -> None:
+            def deliver(data: Data, start: int = start, stop: int = stop) -> None:
                 if len(data) < stop - start:
                     raise _short(f"{piece.source.store}/{key}", piece.start + start + len(data), piece)
                 room[start:stop] = data
@@ -102,14 +107,14 @@ class Exchange:
         for chunk in chunks:
             whole += chunk
         store.put(key, whole)
-        self._count_put(len(whole), _ONE_PUT)
+        self._requests.update(put_requests(len(whole), streamed=False))
         return len(whole)
 
     def put_stream(self, url: str, key: str, chunks: Iterable[Buffer]) -> int:
         """One object of these bytes, as they come; how many bytes it has."""
         size = self.open(url).put_stream(key, chunks)
         if folder_of(url) is None:
-            self._count_put(size, _PART)
+            self._requests.update(put_requests(size, streamed=True))
         return size
 
     def keys(self, url: str, prefix: str) -> list[tuple[str, int]]:
@@ -119,6 +124,16 @@ class Exchange:
             self._requests["ListObjectsV2"] += max(1, -(-len(found) // _LISTED))
         return found
 
+    def is_there(self, url: str, key: str) -> bool:
+        """Whether an object lies there."""
+        if folder_of(url) is None:
+            self._requests["HeadObject"] += 1
+        try:
+            self.open(url).get_range(key, 0, 0)
+        except KeyMissing:
+            return False
+        return True
+
     def delete(self, url: str, keys: Sequence[str]) -> None:
         """Delete these objects."""
         if not keys:
@@ -127,12 +142,6 @@ class Exchange:
         if folder_of(url) is None:
             self._requests["DeleteObjects"] += -(-len(keys) // _LISTED)
 
-    def _count_put(self, size: int, most: int) -> None:
-        if size <= most:
-            self._requests["PutObject"] += 1
-        else:
-            self._requests += Counter(CreateMultipartUpload=1, UploadPart=-(-size // _PART), CompleteMultipartUpload=1)
-
     def close(self) -> None:
         """Let go of the stores."""
         if self._flights is not None:
@@ -140,6 +149,13 @@ class Exchange:
         for store in self._stores.values():
             store.close()
         self._stores.clear()
+
+
+def put_requests(size: int, *, streamed: bool) -> dict[str, int]:
+    """What it takes to put an object of that size, by kind; a stream goes in parts as soon as it fills one."""
+    if size <= (PART if streamed else _ONE_PUT):
+        return {"PutObject": 1}
+    return {"CreateMultipartUpload": 1, "UploadPart": -(-size // PART), "CompleteMultipartUpload": 1}
 
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:

@@ -4,7 +4,8 @@
                               └ late? ──► one thread more, that sends the same again; who comes first delivers
 
 What is late follows from how long requests took before: three times what 19 of 20 needed. At most one in fifty is sent
-again, and two at first, so that a store that is slow as a whole is not asked twice for everything.
+again, so that a store that is slow as a whole is not asked twice for everything; what a task leaves over of fifty, the
+next one begins with, so that this holds for a whole sort, and yet its tasks may be short.
 """
 
 import threading
@@ -15,7 +16,9 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Final
 
-__all__ = ["AT_ONCE", "Flight", "Flights"]
+__all__ = ["AT_ONCE", "ONE_IN", "Data", "Flight", "Flights"]
+
+Data = bytes | bytearray
 
 AT_ONCE: Final = 16
 _REMEMBERED: Final = 256
@@ -23,13 +26,13 @@ _ENOUGH: Final = 20  # requests whose times say something
 _AT_FIRST: Final = 0.25  # seconds, until they do
 _SOONEST: Final = 0.05
 _LATEST: Final = 2.0
-_ONE_IN: Final = 50
+ONE_IN: Final = 50  # requests may be sent again
 
 
 class Flight:
     """One request; `result` waits for it."""
 
-    def __init__(self, owner: "Flights", send: Callable[[], bytes], deliver: Callable[[bytes], None]) -> None:
+    def __init__(self, owner: "Flights", send: Callable[[], Data], deliver: Callable[[Data], None]) -> None:
         self.done: Future[None] = Future()
         self.send = send
         self.deliver = deliver
@@ -46,9 +49,10 @@ class Flight:
 class Flights:
     """Threads that send requests; made as they are needed, and none is waited for at the end."""
 
-    def __init__(self, *, hedging: bool, at_once: int = AT_ONCE) -> None:
+    def __init__(self, *, hedging: bool, ahead: int = 0, at_once: int = AT_ONCE) -> None:
         self.hedges = 0
-        self.sent = 0
+        self.sent = 0  # hedges are among them
+        self._ahead = ahead  # requests of others that count for the first hedge
         self._hedging = hedging
         self._at_once = at_once
         self._lock = threading.Lock()
@@ -57,7 +61,7 @@ class Flights:
         self._open: set[Flight] = set()  # sent, and not there yet
         self._took: deque[float] = deque(maxlen=_REMEMBERED)
 
-    def start(self, send: Callable[[], bytes], deliver: Callable[[bytes], None]) -> Flight:
+    def start(self, send: Callable[[], Data], deliver: Callable[[Data], None]) -> Flight:
         """Send it as soon as a thread is free; what `send` raises is the flight's result."""
         flight = Flight(self, send, deliver)
         self._queue.put(flight)
@@ -115,7 +119,7 @@ class Flights:
                 due = flight.tries[-1] + patience * len(flight.tries)
                 if due > now:
                     soonest = min(soonest, due)
-                elif self.hedges < 2 + self.sent // _ONE_IN:
+                elif self.hedges < (self._ahead + self.sent - self.hedges) // ONE_IN:
                     self.hedges += 1
                     self.sent += 1
                     flight.tries.append(now)

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores import without_password
 from pywren_shuffle.records import Source
 
 __all__ = ["MANIFEST", "Listing", "find", "folder_of", "store_url"]
@@ -93,6 +94,11 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
 def _in_store(url: str, listing: Listing) -> Iterator[Source]:
     place, options = _parted(url)
     scheme, _, rest = place.partition("://")
+    if scheme.startswith("redis"):
+        raise ConfigError(
+            f"{without_password(url)!r}: inputs do not lie in Redis; it is for what lies between the phases"
+            " (intermediate=). Put them into a folder or on S3."
+        )
     bucket, _, path = rest.partition("/")
     wild = _WILD.search(path)
     folder = path[: path.rfind("/", 0, wild.start()) + 1] if wild else path

@@ -78,12 +78,13 @@ class Output:
             )
         manifest = {
             "id": self._id,
-            "records": total.records,
-            "bytes": total.bytes,
+            "records": sum((part.made or part.tally).records for part in parts),
+            "bytes": sum((part.made or part.tally).bytes for part in parts),
             "checksum": f"{total.checksum:016x}",
             "parts": [
-                {"name": part.key, "size": part.size, "records": part.tally.records, "bytes": part.tally.bytes}
+                {"name": part.key, "size": part.size, "records": what.records, "bytes": what.bytes}
                 for part in parts
+                for what in [part.made or part.tally]
             ],
         }
         self._publishing = True

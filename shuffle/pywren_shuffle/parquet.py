@@ -48,6 +48,10 @@ class ParquetObject:
         found = str(self._metadata.row_group(0).column(0).compression).lower() if groups else "snappy"
         return "none" if found == "uncompressed" else found
 
+    def ends(self) -> list[int]:
+        """Where each row group's bytes end."""
+        return [sum(_stretch(self._metadata.row_group(number))) for number in range(self._metadata.num_row_groups)]
+
     def within(self, piece: Piece) -> Iterator[tuple[int, int, int]]:
         """Row groups, and from which to which row they belong to that piece of the file."""
         for number in range(self._metadata.num_row_groups):

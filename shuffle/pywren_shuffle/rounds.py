@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pywren_runtime.errors import ShuffleCorrupt
 from pywren_shuffle.exchange import Exchange
 from pywren_shuffle.flights import Flight
-from pywren_shuffle.plan import round_block
 from pywren_shuffle.proof import ADVICE, MASK
 from pywren_shuffle.records import Batch, Format, Piece
+from pywren_shuffle.sizes import round_block
 
 __all__ = ["Slice", "rounds"]
 

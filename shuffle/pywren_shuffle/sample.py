@@ -4,6 +4,7 @@ A boundary is a key and a place. Of records with that very key, those at earlier
 a key that makes up more than a partition spreads over several, and the order stays that of `sorted`.
 """
 
+import pickle
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ from typing import Any
 from pywren_shuffle.exchange import Exchange
 from pywren_shuffle.records import Batch, Format, Piece
 
-__all__ = ["Boundary", "Hot", "SampleTask", "Sampled", "boundaries", "cuts", "sample"]
+__all__ = ["Boundary", "Hot", "SampleTask", "Sampled", "boundaries", "cuts", "packed", "sample", "unpacked"]
+
+
+_PLAIN = (bytes, str, int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,21 @@ def boundaries(format: Format, keys: Sequence[Batch], partitions: int) -> tuple[
         split = bisect_right(begins, place) - 1
         found.append(Boundary(batch.key(index), split, (place - begins[split]) / sizes[split]))
     return found, _hot(batch, found)
+
+
+def packed(found: Sequence[Boundary]) -> "bytes | tuple[Boundary, ...]":
+    """All boundaries as bytes, which are made once for all tasks and, if they are many, stored once for all workers.
+
+    Boundaries with keys of the user's own types stay as they are: only what pickles the task knows how those travel.
+    """
+    is_plain = all(type(boundary.key) in _PLAIN for boundary in found)
+    return pickle.dumps(tuple(found), 5) if is_plain else tuple(found)
+
+
+def unpacked(found: "bytes | tuple[Boundary, ...]") -> tuple[Boundary, ...]:
+    """The boundaries again, in a worker."""
+    edges: tuple[Boundary, ...] = pickle.loads(found) if isinstance(found, bytes) else found
+    return edges
 
 
 def _hot(batch: Batch, found: Sequence[Boundary]) -> list[Hot]:

@@ -12,7 +12,10 @@ __all__ = ["Array", "Mixer", "are_ordered", "rows_of", "stable_order"]
 
 Array = Any  # numpy's own types say nothing that these functions need
 Words = Callable[[int, Array | None], Array]
-"""`words(j, index)`: the j-th 8 bytes of each key as big-endian numbers, of all records or of those in `index`."""
+"""`words(j, index)`: the j-th 8 bytes of each key as big-endian numbers, of all records or of those in `index`.
+
+They are the caller's own, to write on.
+"""
 
 _BLOCK = 256 << 10  # bytes of records that stay in a core's cache while they are looked at several times
 _MASK = (1 << 64) - 1
@@ -28,14 +31,19 @@ def stable_order(words: Words, bits: int, count: int) -> Array:
         return np.empty(0, np.uint64)
     place_bits = max(1, (count - 1).bit_length())
     values = words(0, None)
-    values = values - values.min()
+    values -= values.min()
     have = min(bits, 64)
     span = int(values.max()).bit_length()  # what is above is the same in all
     shift = max(0, span - (64 - place_bits))
-    packed = ((values >> _u8(shift)) << _u8(place_bits)) | np.arange(count, dtype=np.uint64)
+    # In place wherever that can be: fresh memory costs as much as the work on it.
+    packed = values >> _u8(shift)
+    packed <<= _u8(place_bits)
+    places = np.arange(count, dtype=np.uint64)
+    packed |= places
     packed.sort()
-    order = packed & _u8((1 << place_bits) - 1)
-    at, groups = _alike(packed >> _u8(place_bits))
+    order = np.bitwise_and(packed, _u8((1 << place_bits) - 1), out=places)
+    packed >>= _u8(place_bits)
+    at, groups = _alike(packed)
     if len(at):
         # `values` still knows the lower bits of the first word; the others are asked for.
         _refine(order, at, groups, place_bits, _rest_of(values, shift, words, bits - have))
@@ -95,18 +103,17 @@ def _alike(values: Array) -> tuple[Array, Array]:
 
 def are_ordered(words: Words, bits: int, count: int) -> bool:
     """Whether no key is below the one before it."""
-    index = np.arange(count - 1) if count else np.empty(0, np.int64)
-    for word in range(-(-bits // 64)):
-        if word == 0:
-            values = words(0, None)
-            earlier, later = values[:-1], values[1:]
-        else:
-            earlier, later = words(word, index), words(word, index + 1)
+    values = words(0, None)
+    if (values[:-1] > values[1:]).any():
+        return False
+    index = np.flatnonzero(values[:-1] == values[1:])
+    for word in range(1, -(-bits // 64)):
+        if not len(index):
+            break
+        earlier, later = words(word, index), words(word, index + 1)
         if (earlier > later).any():
             return False
         index = index[earlier == later]
-        if not len(index):
-            break
     return True
 
 
@@ -116,20 +123,19 @@ def rows_of(width: int) -> int:
 
 
 class Mixer:
-    """A hash of 64 bits for each of `count` records of one width, not linear, and the same in every process.
+    """A hash of 64 bits for each record of one width, not linear, and the same in every process.
 
-    A record's words are folded, multiplied by odd numbers and added, and the sum is mixed as a whole: records that
-    exchange a part change both hashes, and the sum of all hashes with them.
+    A record's words of 32 bits are multiplied by odd numbers of 64 and added, and the sum is mixed as a whole: records
+    that exchange a part change both hashes, and the sum of all hashes with them.
     """
 
     def __init__(self, width: int, count: int) -> None:
-        lanes = -(-width // 8)
+        lanes = -(-width // 4)
         self._width = width
-        self._rows = rows = max(1, min(rows_of(width), count))
-        self._padded = np.zeros((rows, 8 * lanes), np.uint8)
-        self._lanes = self._padded.view(np.uint64)
-        self._folded = np.empty_like(self._lanes)
+        self._rows = max(1, min(rows_of(width), count))
+        self._padded = np.zeros((self._rows, 4 * lanes), np.uint8) if width % 4 else None
         self._factors = np.array([_odd(lane) for lane in range(lanes)], np.uint64)
+        self._mixed = np.empty(self._rows, np.uint64)
 
     def hashes(self, records: Array, out: Array) -> None:
         """The hash of each row of a table of bytes, into `out`."""
@@ -138,18 +144,17 @@ class Mixer:
             self._block(records[start:stop], out[start:stop])
 
     def _block(self, records: Array, out: Array) -> None:
-        count = len(records)
-        self._padded[:count, : self._width] = records
-        lanes, folded = self._lanes[:count], self._folded[:count]
-        # A multiplication moves bits upwards only: folded first, the highest have something to move, too.
-        np.right_shift(lanes, _u8(32), out=folded)
-        np.bitwise_xor(lanes, folded, out=folded)
-        np.einsum("ij,j->i", folded, self._factors, out=out)
+        if self._padded is not None:
+            self._padded[: len(records), : self._width] = records
+            records = self._padded[: len(records)]
+        # Of words of 64 bits the highest bits would have nowhere to go, and those of two words would cancel out.
+        np.einsum("ij,j->i", records.view("<u4"), self._factors, out=out, dtype=np.uint64)
         out += _u8(_ADDED)
+        mixed = self._mixed[: len(out)]
         for factor in _FINAL:
-            out ^= out >> _u8(33)
+            out ^= np.right_shift(out, _u8(33), out=mixed)
             out *= _u8(factor)
-        out ^= out >> _u8(33)
+        out ^= np.right_shift(out, _u8(33), out=mixed)
 
 
 _ADDED = 0x9E3779B97F4A7C15

@@ -851,8 +851,8 @@ def test_a_notebook_shows_counts_and_failures(ex: Executor) -> None:
     job.results(return_exceptions=True)
     text = job._repr_html_()
     assert "<b>" not in text and html.escape("<b>bold & bad</b>") in text
-    cells = dict(re.findall(r"<th>(\w+)</th><td>(\d+)</td>", text))
-    assert cells == {"tasks": "3", "done": "3", "failed": "1", "attempts": "3"}
+    cells = re.findall(r"<td [^>]*>([^<]*)</td>", text)
+    assert cells[:2] == ["3 of 3", "1"]
     assert "shown" in text and job.id in text
     assert "3 of 3" in repr(job) and "1 failed" in repr(job)
 

@@ -5,6 +5,8 @@ S3 is that of the local AWS, where all requests are counted at one place.
 
 import json
 import multiprocessing
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,8 +23,8 @@ from support.local_aws import LocalAws
 from support.sorting import FIXED, Bucket, Folder, Place, assert_sorted, fill, kinds_of, parts_of, sortgen
 
 import pywren_ng
-from pywren_runtime.errors import OutputInUse, RecordError, StoreError
-from pywren_shuffle.records.rows_records import dump
+from pywren_runtime.errors import OutputInUse, RecordError, ShuffleCorrupt, StoreError
+from pywren_shuffle.records.rows_records import Rows, dump
 from pywren_shuffle.sort import sort
 
 POOLS = ("threads", "forks", "local", "lambda")
@@ -80,6 +82,14 @@ def way(
 
 def bucket_of(there: Deployed) -> str:
     return there.where.store.removeprefix("s3://").partition("/")[0]
+
+
+def encoded(format: Rows) -> bytes:
+    return b"".join(map(bytes, format.pack([pickle.dumps("a row")])))
+
+
+def decoded(format: Rows, data: bytes) -> int:
+    return len(format.decode(memoryview(data))[0])
 
 
 def explode(row: int) -> int:
@@ -161,6 +171,37 @@ def test_lines_of_text(way: Way) -> None:
     result = way.sort(place.url("in/*.txt"), place.url("out"), records="text", partitions=3)
     found = b"".join(place.get(part) for part in parts_of(place, result))
     assert found.splitlines() == sorted(data.splitlines())
+
+
+@pytest.mark.parametrize("kind", ["local", "lambda"])
+def test_who_reads_a_call_cannot_forge_what_lies_between_workers(
+    sorts: dict[str, Callable[..., Any]], kind: str
+) -> None:
+    executor = sorts[kind].__self__  # type: ignore[attr-defined]
+    format = Rows()
+    another = executor.options(env={"ANOTHER": "process"})
+    assert another.submit(decoded, format, executor.submit(encoded, format).result()).result() == 1
+    with pytest.raises(ShuffleCorrupt, match="not what was written"):
+        executor.submit(decoded, format, encoded(format)).result()
+
+
+@pytest.mark.parametrize("kind", ["local", "lambda"])
+def test_as_whom_the_executor_was_told_to_ask(
+    there: Deployed, local_aws: LocalAws, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Bucket(local_aws, bucket_of(there))
+    source = fill(place, "uniform", 1000, files=2)
+    keys = [f"{name.lower()} = {os.environ[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    (tmp_path / "config").write_text("\n".join(["[profile work]", f"region = {local_aws.region}", *keys]))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pywren_ng.Executor(kind, profile="work", max_workers=2) as executor:
+        result = executor.sort(place.url("in/*.dat"), place.url("out"), records=FIXED, partitions=2)
+        assert place.url("out") in result.parts[0]
+    assert_sorted(place, result, source)
 
 
 # -- Requests, on S3

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
+import boto3
 import pytest
 from support.s3_server import S3Server
 
 import pywren_shuffle.merge as merging
+import pywren_shuffle.run as running
 import pywren_shuffle.sort as sorting
 from pywren_ng.cli import main
 from pywren_runtime.errors import ConfigError
@@ -41,7 +43,8 @@ def found(*places: str) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def test_blocks_and_parts_of_a_killed_sort_go(place: str) -> None:
-    store = fill(place, f"shuffles/{OLD}/000000", f"shuffles/{OLD}/000001", f"part-00000-{OLD}.dat", "mine.txt")
+    blocks = f"shuffles/{OLD}/000000", f"shuffles/{OLD}/1-000001", f"shuffles/0f/{OLD}/000001"
+    store = fill(place, *blocks, f"part-00000-{OLD}.dat", "mine.txt")
     for left in find_left([place], open_store):
         assert left.id == OLD
         assert not left.runs(NOW + SILENT, SILENT)
@@ -105,13 +108,14 @@ def test_a_place_that_is_not_there_is_an_error_and_not_made(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
+import pywren_shuffle.run as running
 import pywren_shuffle.sort as sorting
 
 def partition_and_die(task):
     partition(task)
     os.kill(os.getpid(), signal.SIGKILL)
 
-partition, sorting.partition = sorting.partition, partition_and_die
+partition, running.partition = running.partition, partition_and_die
 with ThreadPoolExecutor(1) as pool:
     sorting.sort(pool, sys.argv[1] + "/in.rows", sys.argv[1] + "/out", records="rows")
 """
@@ -143,6 +147,30 @@ def test_the_command_shows_and_removes(killed: Path, capsys: pytest.CaptureFixtu
     assert "Nothing is left" in capsys.readouterr().out
 
 
+def test_uploads_that_were_never_ended_go(s3_server: S3Server, capsys: pytest.CaptureFixture[str]) -> None:
+    place = s3_server.url()
+    prefix = place.partition("?")[0].removeprefix(f"s3://{s3_server.bucket}/")
+    client = boto3.client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
+
+    def begin(*names: str) -> None:
+        for name in names:
+            client.create_multipart_upload(Bucket=s3_server.bucket, Key=f"{prefix}/{name}")
+
+    def uploads() -> list[str]:
+        found = client.list_multipart_uploads(Bucket=s3_server.bucket, Prefix=prefix)
+        return [upload["Key"].removeprefix(f"{prefix}/") for upload in found.get("Uploads", [])]
+
+    part = f"part-00001-{OLD}.dat"
+    begin(part, "somebody's.dat")
+    assert main(["clean", place]) == 0
+    assert f"an upload of {part}: may run: left alone" in capsys.readouterr().out  # it was begun just now
+    assert main(["clean", "--silent", "0", "--dry-run", place]) == 0
+    assert sorted(uploads()) == [part, "somebody's.dat"]
+    assert main(["clean", "--silent", "0", place]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert uploads() == ["somebody's.dat"]
+
+
 def test_ids_say_when_a_sort_began(tmp_path: Path) -> None:
     fill(f"file://{tmp_path}", f"shuffles/{new_id()}/000000")
     (left,) = find_left([tmp_path], open_store)
@@ -160,8 +188,8 @@ def test_a_sort_that_runs_gives_signs_and_takes_them_along(tmp_path: Path, monke
         return merging.merge(task)
 
     (tmp_path / "in.rows").write_bytes(b"".join(dump(range(100))))
-    monkeypatch.setattr(sorting, "EVERY", 0.01)
-    monkeypatch.setattr(sorting, "merge", slow_merge)
+    monkeypatch.setattr(running, "EVERY", 0.01)
+    monkeypatch.setattr(running, "merge", slow_merge)
     with ThreadPoolExecutor(1) as pool:
         sorting.sort(pool, tmp_path / "in.rows", tmp_path / "out", records="rows")
     assert seen[0].keys[-1].startswith(f"shuffles/{seen[0].id}/alive-")

@@ -2,19 +2,20 @@
 
 import random
 import threading
+import time
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pywren_runtime.errors import ConfigError, ShuffleCorrupt
+from pywren_runtime.errors import ShuffleCorrupt
 from pywren_shuffle.exchange import joined
 from pywren_shuffle.flights import AT_ONCE, Flights
-from pywren_shuffle.plan import gather, make_plan, reads, round_block
 from pywren_shuffle.proof import MASK, NOTHING, Tally, compare
 from pywren_shuffle.records import Piece, Source, open_format
-from pywren_shuffle.sample import boundaries, cuts
+from pywren_shuffle.sample import Boundary, boundaries, cuts, packed, unpacked
+from pywren_shuffle.sizes import gather, reads, round_block, sample_size
 from pywren_shuffle.vectors import Mixer
 
 FIXED = open_format("fixed:100:10")
@@ -118,27 +119,24 @@ def test_without_keys_there_are_no_boundaries_and_all_is_in_the_first_partition(
     assert cuts(batch_of([bytes(100)]), 0, [], 3) == [0, 1, 1, 1]
 
 
-# ── plans ──
+def test_boundaries_of_plain_keys_are_pickled_once_for_all_tasks() -> None:
+    plain = [Boundary(key, 3, 0.5) for key in (b"k", "k", 1, 2.5)]
+    assert isinstance(packed(plain), bytes)
+    own = [Boundary((b"k", 1), 3, 0.5)]
+    assert not isinstance(packed(own), bytes)
+    for found in (plain, own, []):
+        assert list(unpacked(packed(found))) == found
 
 
-def plan_of(total: int, **options: Any) -> Any:
-    given: dict[str, Any] = {"memory": 256, "partitions": None, "together": 1, "workers": 4, "remote": False}
-    return make_plan(total, expansion=0.5, **(given | options))
+def test_a_sample_is_large_enough_and_no_larger_than_that() -> None:
+    assert sample_size(10**6, 1) == 0
+    assert sample_size(10**6, 2) == 10_000
+    assert sample_size(10**5, 32) == 48_000
+    assert sample_size(1e12, 3000) == 10_000_000
+    assert sample_size(1e12, 30_000) == 45_000_000
 
 
-def test_splits_fit_into_memory_and_all_workers_have_some() -> None:
-    for total in (1, 10**6, 10**8, 10**9, 10**12):
-        plan = plan_of(total)
-        assert plan.split * 1.5 <= 256 << 20
-        assert plan.partitions == -(-total // plan.split)
-        assert total < 10**8 or plan.partitions % 4 == 0
-    assert plan_of(0).partitions == plan_of(0, remote=True).partitions == 1
-
-
-@pytest.mark.parametrize("wrong", [{"memory": 0}, {"memory": -1.0}, {"partitions": 0}, {"together": 0}])
-def test_what_makes_no_sense_is_said(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        plan_of(10**6, **wrong)
+# ── splits, and requests for them ──
 
 
 def test_small_inputs_share_a_split() -> None:
@@ -199,13 +197,34 @@ def test_a_late_request_is_sent_again_and_only_the_first_answer_is_delivered() -
             return b"late"
         return b"hedge"
 
-    flights = Flights(hedging=True)
+    flights = Flights(hedging=True, ahead=49)
     flights.start(send, delivered.append).result()
     assert delivered == [b"hedge"]
     assert (flights.sent, flights.hedges) == (2, 1)
     late.set()
     flights.close()
     assert delivered == [b"hedge"]
+
+
+def test_one_request_in_fifty_may_be_sent_again_and_those_of_earlier_tasks_count() -> None:
+    never = threading.Event()
+
+    def send() -> bytes:
+        never.wait()
+        return b""
+
+    for ahead, allowed in ((0, 0), (46, 0), (47, 1), (99, 2)):
+        flights = Flights(hedging=True, ahead=ahead)
+        begun = [threading.Semaphore(0) for _ in range(3)]
+        for each in begun:
+            flights.start(lambda each=each: (each.release(), send())[1], len)  # type: ignore[misc]
+        for each in begun:
+            assert each.acquire(timeout=10)
+        for hours in range(1, 5):
+            flights._hedge(time.monotonic() + 3600 * hours)
+        assert (flights.hedges, flights.sent) == (allowed, 3 + allowed)
+        flights.close()
+    never.set()
 
 
 @pytest.mark.parametrize("hedging", [False, True])

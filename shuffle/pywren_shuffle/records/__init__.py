@@ -16,13 +16,13 @@ numpy or pyarrow inside itself, and only it does: `open_format` says which extra
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import Tally
 
-__all__ = ["Batch", "Format", "Piece", "Reader", "Source", "Writer", "open_format"]
+__all__ = ["Batch", "Format", "Made", "Piece", "Reader", "Reducer", "Source", "Witness", "Writer", "open_format"]
 
 Key = Any
 """What records are sorted by: anything with `<` and `==` that plain pickle can take. Bytes where that is enough."""
@@ -108,6 +108,18 @@ class Batch(Protocol):
         ...
 
 
+@runtime_checkable
+class Witness(Protocol):
+    """A batch that is told by its writer what left: `sums` of what was not sorted yet are of that, once all has left.
+
+    So the merge looks at each record once, and not as it is read and again as it is written.
+    """
+
+    def left(self, start: int, hashes: Any) -> None:
+        """The records from `start` have left, with these hashes."""
+        ...
+
+
 class Writer(Protocol):
     """Makes one output part of sorted batches, and takes the measure of what it makes."""
 
@@ -125,6 +137,34 @@ class Writer(Protocol):
 
         Its `in_order` says whether each record had a key not below that of the one before.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What lies in a part that was made of its records, instead of these."""
+
+    records: int
+    bytes: int
+    of: int  # so many records of the input
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """A writer that asks for its batches, and writes what it makes of them."""
+
+    @property
+    def tally(self) -> Tally:
+        """What was asked for so far, measured as a Writer measures."""
+        ...
+
+    @property
+    def made(self) -> Made:
+        """What was written."""
+        ...
+
+    def reduce(self, batches: Iterator[Batch]) -> Iterator[Buffer]:
+        """The bytes of a part. It lets go of each batch before it asks for the next one, and asks for all."""
         ...
 
 
@@ -190,7 +230,7 @@ class Format(Protocol):
         """The records of all batches, one behind the other; of samples, too. `sort` of that is their merge."""
         ...
 
-    def writer(self) -> Writer:
+    def writer(self) -> "Writer | Reducer":
         """A new part."""
         ...
 

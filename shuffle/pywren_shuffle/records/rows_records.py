@@ -4,7 +4,9 @@
     frame   (bytes, rows, digest), how long each row is, the rows: a pickle each
 
 A row's bytes are the same from the input to the output; it is loaded for its key only, once in each phase. Between the
-phases a digest with a secret of this sort stands before each frame: who can write there cannot have a pickle loaded.
+phases a digest stands before each frame, whose key follows from this sort's nonce and from what only the workers of our
+executors know: who can read and write there cannot have a pickle loaded. In a pool of the standard library's, the nonce
+alone is the secret; it travels in that pool's own pickles only.
 Input files have no secret. Whoever can write these can run code where they are sorted, as with any pickle.
 """
 
@@ -14,18 +16,20 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from hmac import compare_digest
 from itertools import accumulate, chain, pairwise
 from operator import ge
 from struct import Struct
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pywren_runtime.errors import ConfigError, PackingError, RecordError, ShuffleCorrupt
+from pywren_runtime.seal import sealed
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import ADVICE
 from pywren_shuffle.records import Batch, Format, Piece, Reader, Source
-from pywren_shuffle.records.keyed import Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
+from pywren_shuffle.records.keyed import MANY, Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
 
-__all__ = ["Rows", "dump", "load", "open_format"]
+__all__ = ["Rows", "dump", "load", "objects", "open_format", "pickled"]
 
 FRAME = 16 << 10  # bytes of rows that make a frame; one row may be longer
 MAGIC = b"pywrows1"
@@ -43,9 +47,10 @@ class Rows:
     reverse: bool = False
     expansion: float = 10.0
     record_size: int = 100
-    secret: bytes = field(default_factory=lambda: os.urandom(16), repr=False)
+    nonce: bytes = field(default_factory=lambda: os.urandom(16), repr=False)
     suffix: str = ".rows"
     extra: int = 0
+    vectors: bool = False
 
     @property
     def decoded_expansion(self) -> float:
@@ -59,7 +64,8 @@ class Rows:
         if not pieces:
             return self
         found = self._batch(list(_rows(pieces[0], reader))[:PROBED], _name(pieces[0]))
-        return replace(self, expansion=found.memory(), record_size=-(-found.nbytes // len(found)))
+        many = sum(source.size for source in sources) >= MANY
+        return replace(self, expansion=found.memory(), record_size=-(-found.nbytes // len(found)), vectors=many)
 
     def cut(self, source: Source, size: int, reader: Reader) -> list[Piece]:
         """See Format: between frames, which the end of the file lists."""
@@ -96,9 +102,9 @@ class Rows:
     def decode(self, data: memoryview) -> tuple[Keyed, int]:
         """See Format. Nothing is loaded whose digest is wrong."""
         rows: list[bytes] = []
-        at = 0
+        at, key = 0, sealed(self.nonce)
         for body, count, digest in _bodies(data):
-            if _digest(body, count, self.secret) != digest:
+            if not compare_digest(_digest(body, count, key), digest):
                 raise ShuffleCorrupt(f"a block of rows between the phases is not what was written. {ADVICE}")
             rows += _parted(body, count)
             at += HEAD.size + len(body)
@@ -114,7 +120,7 @@ class Rows:
 
     def pack(self, rows: list[bytes]) -> Iterator[Buffer]:
         """Frames with this sort's digest."""
-        return _packed(rows, self.secret)
+        return _packed(rows, sealed(self.nonce))
 
     def _batch(self, rows: list[bytes], where: str) -> Keyed:
         objects = map(pickle.loads, rows)
@@ -154,7 +160,7 @@ def dump(rows: Iterable[object]) -> Iterator[bytes]:
     Whatever cloudpickle can take may be a row. It is read as it is written: there may be more rows than memory.
     """
     file = _File()
-    return cast(Iterator[bytes], chain(file.frames(_pickled(rows)), file.end()))
+    return cast(Iterator[bytes], chain(file.frames(pickled(rows)), file.end()))
 
 
 def load(file: BinaryIO) -> Iterator[object]:
@@ -195,7 +201,8 @@ class _File:
         yield END + self._starts.tobytes() + FOOT.pack(self._at + HEAD.size, len(self._starts), MAGIC)
 
 
-def _pickled(rows: Iterable[object]) -> Iterator[bytes]:
+def pickled(rows: Iterable[object]) -> Iterator[bytes]:
+    """Each row as a pickle; PackingError for one that has none."""
     for number, row in enumerate(rows):
         try:
             data = pickle.dumps(row, 5)
@@ -216,7 +223,7 @@ def _by_value(row: object, number: int) -> bytes:
         ) from error
 
 
-def _packed(rows: Iterable[bytes], secret: bytes) -> Iterator[bytes]:
+def _packed(rows: Iterable[bytes], key: bytes) -> Iterator[bytes]:
     """Frames of about FRAME bytes."""
     own: list[bytes] = []
     size = 0
@@ -224,15 +231,15 @@ def _packed(rows: Iterable[bytes], secret: bytes) -> Iterator[bytes]:
         own.append(row)
         size += len(row)
         if size >= FRAME:
-            yield _frame(own, secret)
+            yield _frame(own, key)
             own, size = [], 0
     if own:
-        yield _frame(own, secret)
+        yield _frame(own, key)
 
 
-def _frame(rows: list[bytes], secret: bytes) -> bytes:
+def _frame(rows: list[bytes], key: bytes) -> bytes:
     body = b"".join((array("I", map(len, rows)).tobytes(), *rows))
-    return HEAD.pack(len(body), len(rows), _digest(body, len(rows), secret)) + body
+    return HEAD.pack(len(body), len(rows), _digest(body, len(rows), key)) + body
 
 
 def _bodies(data: memoryview) -> Iterator[tuple[memoryview, int, bytes]]:
@@ -251,8 +258,8 @@ def _parted(body: memoryview, count: int) -> list[bytes]:
     return [bytes(body[start:stop]) for start, stop in pairwise(ends)]
 
 
-def _digest(body: Buffer, count: int, secret: bytes) -> bytes:
-    return blake2b(body, digest_size=16, key=secret, salt=count.to_bytes(8, "little")).digest()
+def _digest(body: Buffer, count: int, key: bytes) -> bytes:
+    return blake2b(body, digest_size=16, key=key, salt=count.to_bytes(8, "little")).digest()
 
 
 def _rows(piece: Piece, reader: Reader) -> Iterator[bytes]:
@@ -263,11 +270,28 @@ def _rows(piece: Piece, reader: Reader) -> Iterator[bytes]:
             break
         yield from _parted(body, count)
         at += HEAD.size + len(body)
+    _check_end(piece, at)
+
+
+def _check_end(piece: Piece, at: int) -> None:
     if at != piece.stop:
         raise RecordError(
             f"{piece.source.key!r} in {piece.source.store} is damaged: the frame of rows at byte {at:,} is not what was"
             " written. Make that file anew, or leave it out."
         )
+
+
+def objects(piece: Piece, reader: Reader) -> Iterator[list[Any]]:
+    """The rows of some frames of an input file as what they were, a frame at a time."""
+    at = piece.start
+    for body, count, digest in _bodies(reader.read([piece])):
+        if _digest(body, count, b"") != digest:
+            break
+        data = bytes(body)
+        ends = accumulate(body[: 4 * count].cast("I"), initial=4 * count)
+        yield [pickle.loads(data[start:stop]) for start, stop in pairwise(ends)]
+        at += HEAD.size + len(body)
+    _check_end(piece, at)
 
 
 def _frames(source: Source, reader: Reader) -> "array[int]":

@@ -18,7 +18,7 @@ import pyarrow.ipc
 
 from pywren_runtime.errors import ConfigError, RecordError
 from pywren_runtime.stores import Buffer
-from pywren_shuffle.columns import Column, are_ordered, key_of, row_hashes, size_of, sortable, stable_order
+from pywren_shuffle.columns import Column, are_ordered, array_of, key_of, row_hashes, size_of, sortable, stable_order
 from pywren_shuffle.parquet import GroupWriter, ParquetObject
 from pywren_shuffle.proof import MASK, NOTHING, Tally
 from pywren_shuffle.records import Batch, Format, Key, Piece, Reader, Source
@@ -26,8 +26,10 @@ from pywren_shuffle.records.keyed import evenly
 
 __all__ = ["Table", "TableBatch", "open_format"]
 
-BLOCK = 32 << 10  # bytes of rows that are encoded together
+BLOCK = 32 << 10  # bytes of rows that are encoded together at least, and
+LARGE = 128 << 10  # of a slice that is large enough to be read in many blocks
 PROBED = 1000  # rows from which is learned what they take in memory
+NEAR = 1 / 8  # of a piece that it may be longer or shorter
 HELD = 40  # bytes of each row beside it: its hash, its place, and what sorting needs
 HEAD = Struct("<Q")
 
@@ -71,8 +73,16 @@ class Table:
         return known
 
     def cut(self, source: Source, size: int, reader: Reader) -> list[Piece]:
-        """See Format: at any byte."""
-        return [Piece(source, start, min(start + size, source.size)) for start in range(0, source.size, size)]
+        """See Format: at any byte, but where a row group ends if one does near by, which need not be decoded twice."""
+        ends = ParquetObject(source, reader).ends() if source.size > size else []
+        pieces, start = [], 0
+        while start < source.size:
+            after = start + size
+            near = [end for end in ends if abs(end - after) <= size * NEAR]
+            stop = min(source.size, min(near, key=lambda end: abs(end - after), default=after))
+            pieces.append(Piece(source, start, stop))
+            start = stop
+        return pieces
 
     def sample(self, pieces: Sequence[Piece], count: int, places: int, reader: Reader) -> "TableBatch":
         """See Format. A place is a row group, of which only the columns to sort by are read."""
@@ -86,7 +96,8 @@ class Table:
         tables = []
         for file, group, start, stop in looked:
             table = _table(file.batches(group, start, stop, names), schema)
-            tables.append(table.take(list(evenly(-(-count * len(table) // total), len(table)))))
+            some = evenly(-(-count * len(table) // total), len(table))
+            tables.append(table.take(array_of(np.fromiter(some, np.int64))))
         return TableBatch(replace(self, schema=schema), _joined(tables, schema))
 
     def load(self, pieces: Sequence[Piece], reader: Reader) -> "TableBatch":
@@ -105,7 +116,7 @@ class Table:
             at += HEAD.size
             batches.append(pa.ipc.read_record_batch(pa.py_buffer(data[at : at + length]), schema))
             at += length
-        return TableBatch(self, pa.Table.from_batches(batches, schema)), at
+        return TableBatch(self, pa.Table.from_batches(batches, schema).combine_chunks()), at
 
     def join(self, batches: Sequence[Batch]) -> "TableBatch":
         """See Format."""
@@ -154,7 +165,7 @@ class TableBatch:
         """See Batch."""
         order = stable_order(self.table, self.format.columns)
         known = None if self._known is None else self._known[order]
-        return TableBatch(self.format, self.table.take(pa.array(order)), order, known)
+        return TableBatch(self.format, self.table.take(array_of(order)), order, known)
 
     def key(self, index: int) -> Key:
         """See Batch."""
@@ -185,7 +196,8 @@ class TableBatch:
 
     def encode(self) -> Iterator[Buffer]:
         """See Batch. Each block is a message of Arrow's, aligned to 8 bytes."""
-        rows = max(1, len(self) * BLOCK // max(1, self.table.nbytes))
+        size = max(1, self.table.nbytes)
+        rows = max(1, len(self) * min(LARGE, max(BLOCK, size // 64)) // size)
         for batch in self.table.to_batches(max_chunksize=rows):
             message = batch.serialize()
             yield HEAD.pack(message.size)
@@ -287,7 +299,8 @@ def _table(batches: Iterable[Any], schema: Any) -> Any:
 
 
 def _joined(tables: Sequence[Any], schema: Any) -> Any:
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    """One table in one piece: whatever is done with many small ones costs more than this copy."""
+    return pa.concat_tables(tables).combine_chunks() if tables else pa.Table.from_batches([], schema)
 
 
 def _another(name: str, what: str, instead: str) -> RecordError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.records import Batch, Format, Piece, Reader, Source
-from pywren_shuffle.records.keyed import Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
+from pywren_shuffle.records.keyed import MANY, Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
 
 __all__ = ["Text", "open_format"]
 
@@ -33,6 +33,7 @@ class Text:
     record_size: int = 80
     suffix: str = ".txt"
     extra: int = 1
+    vectors: bool = False
 
     @property
     def decoded_expansion(self) -> float:
@@ -48,7 +49,8 @@ class Text:
         found = self.load([Piece(largest, start, min(largest.size, start + PROBE))], reader)
         if not len(found):
             return self
-        return replace(self, expansion=found.memory(), record_size=-(-found.nbytes // len(found)))
+        many = sum(source.size for source in sources) >= MANY
+        return replace(self, expansion=found.memory(), record_size=-(-found.nbytes // len(found)), vectors=many)
 
     def cut(self, source: Source, size: int, reader: Reader) -> Iterable[Piece]:
         """See Format: at any byte."""

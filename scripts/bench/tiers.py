@@ -1,0 +1,353 @@
+#!/usr/bin/env python3
+"""Where a sort's intermediate data lies: in a folder, on S3 (ministack), in Redis; 16 and 64 splits and partitions.
+
+    files ──► partition ──► folder · S3 · Redis ──► merge ──► files        4 workers, all on this machine
+
+Input and output are files for each tier, so that only what lies in between differs. A turn is a whole sort by workers
+that were warmed up, in rounds that begin with another tier each time; the figure is the median. The order of what comes
+out, and every byte, is checked by `sortcheck.py`, and Redis's requests are counted at the server. CPU is that of driver
+and workers, and beside it that of the server.
+
+`client` reads ranges of one large value by 16 requests in flight, by our own client and by redis-py with hiredis.
+
+Exit codes: 0 all as claimed, 1 something is not, 2 it could not be done. No server here is as fast as AWS's: what can
+be learnt is what each tier costs the client, and that Redis is not slower.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from statistics import median
+from typing import Any
+
+import sortcheck
+import sortgen
+
+WORKERS = 4
+ROUNDS = 3
+SIZE = 128 << 20  # bytes that are sorted
+RECORDS = SIZE // sortgen.RECORD
+TIERS = ("folder", "s3", "redis")
+SPLITS = (16, 64)
+MEMORY = 256.0  # MB for a worker
+FIXED = "fixed:100:10"
+PATIENCE = 30.0
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
+BLOCKS = (64 << 10, 1 << 20, 8 << 20)
+VALUE = 64 << 20
+READ = 512 << 20  # bytes for each size of a block
+
+
+class NotDone(Exception):
+    """The run cannot be done or went wrong; its text is for the reader."""
+
+
+class Server:
+    """A process on a free port."""
+
+    def __init__(self, command: Callable[[int], list[str]], environ: dict[str, str], folder: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        variables = os.environ | {name: text.format(port=self.port) for name, text in environ.items()}
+        with open(os.path.join(folder, "log"), "w") as log:
+            self.process = subprocess.Popen(
+                command(self.port), env=variables, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise NotDone(f"{self.process.args} does not come up: {error}") from error
+                time.sleep(0.02)
+
+    def cpu(self) -> float:
+        """Seconds that it has used."""
+        import psutil
+
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def redis_server(port: int) -> list[str]:
+    program = shutil.which("redis-server")
+    if program is None:
+        raise NotDone("there is no redis-server here: install Debian's redis-server, or your system's")
+    return [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+
+
+@contextmanager
+def servers() -> Iterator[dict[str, Server]]:
+    """S3 and Redis."""
+    quiet = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": "{port}", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
+    quiet |= {"IOT_MTLS_ENABLED": "0", "SFTP_ENABLED": "0", "S3_PERSIST": "0"}
+    with ExitStack() as stack:
+        found = {}
+        for name, command, environ in (
+            ("s3", lambda port: [sys.executable, "-m", "ministack"], quiet),
+            ("redis", redis_server, {}),
+        ):
+            found[name] = Server(command, environ, stack.enter_context(tempfile.TemporaryDirectory()))
+            stack.callback(found[name].close)
+        bucket = urllib.request.Request(f"http://127.0.0.1:{found['s3'].port}/bench", method="PUT")
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(bucket, timeout=PATIENCE)
+        yield found
+
+
+# ── a sort ──
+
+
+def place_of(tier: str, server: Server | None) -> str | None:
+    if server is None:
+        return None
+    endpoint = f"127.0.0.1:{server.port}"
+    return f"redis://{endpoint}/0" if tier == "redis" else f"s3://bench/between?endpoint=http://{endpoint}"
+
+
+def turn(pool: Any, folder: Path, tier: str, server: Server | None, splits: int) -> dict[str, Any]:
+    """One sort, checked; what it took."""
+    from pywren_shuffle.sort import sort
+
+    out = folder / "out"
+    shape = {"partitions": splits, "splits": splits, "levels": 1, "memory": MEMORY}
+    before, own, served = commands(tier, server), cpu(), server.cpu() if server else 0.0
+    begun = time.monotonic()
+    result = sort(
+        pool,
+        str(folder / "in" / "*"),
+        str(out),
+        records=FIXED,
+        intermediate=place_of(tier, server),
+        hedging=False,
+        **shape,
+    )
+    seconds = time.monotonic() - begun
+    busy, served = cpu() - own, (server.cpu() if server else 0.0) - served
+    asked = {kind: number - before.get(kind, 0) for kind, number in commands(tier, server).items()}
+    if result.notices or result.splits != splits:
+        raise NotDone(f"{result.splits} splits; the sort says: {result.notices}")
+    found = sortcheck.joined(sortcheck.summary_of(Path(part).read_bytes()) for part in result.parts)
+    sortcheck.check(found, sortcheck.summary_of((folder / "in" / "all.dat").read_bytes()), stable=True)
+    shutil.rmtree(out)
+    return {
+        "seconds": seconds,
+        "bytes_per_second": 2 * SIZE / seconds,  # written and read between the phases
+        "cpu": busy,
+        "server_cpu": served,
+        "requests": result.requests,
+        "at_server": asked,
+    }
+
+
+def cpu() -> float:
+    """Seconds that this process and its live and dead workers have used."""
+    import psutil
+
+    own, gone = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
+    found = own.ru_utime + own.ru_stime + gone.ru_utime + gone.ru_stime
+    for child in psutil.Process().children(recursive=True):
+        if "pywren_runtime" in " ".join(child.cmdline()):
+            times = child.cpu_times()
+            found += times.user + times.system
+    return found
+
+
+def commands(tier: str, server: Server | None) -> dict[str, int]:
+    """How often Redis has been asked for what; S3 does not say."""
+    if tier != "redis" or server is None:
+        return {}
+    said = subprocess.run(
+        ["redis-cli", "-p", str(server.port), "INFO", "commandstats"], capture_output=True, text=True, check=True
+    ).stdout
+    return {name.upper(): int(calls) for name, calls in re.findall(r"cmdstat_(\w+):calls=(\d+)", said)}
+
+
+def sorts(rounds: int) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list[str]]:
+    """All samples, and what is not as it should be."""
+    from pywren_ng import Executor
+
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = {
+        str(splits): {tier: [] for tier in TIERS} for splits in SPLITS
+    }
+    with servers() as found, tempfile.TemporaryDirectory() as name, Executor("local", max_workers=WORKERS) as pool:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        (folder / "in" / "all.dat").write_bytes(sortgen.records("uniform", 0, RECORDS))
+        for tier in TIERS:  # everybody's first sort makes connections and imports
+            turn(pool, folder, tier, found.get(tier), SPLITS[0])
+        for number in range(rounds):
+            for splits in SPLITS:
+                for tier in TIERS[number % 3 :] + TIERS[: number % 3]:
+                    samples[str(splits)][tier].append(turn(pool, folder, tier, found.get(tier), splits))
+        left = (
+            commands("redis", found["redis"])
+            and subprocess.run(
+                ["redis-cli", "-p", str(found["redis"].port), "DBSIZE"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
+    wrong = [] if left == "0" else [f"{left} keys are left in Redis"]
+    for of_tier in samples.values():
+        for one in of_tier["redis"]:
+            said, asked = one["requests"], one["at_server"]
+            if (said["PutObject"], said["GetRange"]) != (asked["SET"], asked["GETRANGE"]):
+                wrong.append(f"the result says {said}, Redis {asked}")
+    return samples, wrong
+
+
+# ── the client ──
+
+
+def clients(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Bytes a second by client and size of a block."""
+    samples: dict[str, dict[str, list[float]]] = {"ours": {}, "redis-py": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(redis_server, {}, folder)
+        try:
+            for number in range(rounds):
+                for who in ("ours", "redis-py")[:: 1 if number % 2 else -1]:
+                    code = f"import tiers; tiers.read_all({who!r}, {server.port})"
+                    ran = subprocess.run(
+                        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
+                    )
+                    if ran.returncode:
+                        raise NotDone(f"{who} failed:\n{ran.stderr[-2000:]}")
+                    for block, speed in json.loads(ran.stdout).items():
+                        samples[who].setdefault(block, []).append(speed)
+        finally:
+            server.close()
+    return samples
+
+
+def read_all(who: str, port: int) -> None:
+    """In a process of its own: ranges of one value, 16 in flight; prints bytes a second for each size."""
+    data = os.urandom(1 << 20) * (VALUE >> 20)
+    ours = who == "ours"
+    fetch = own_client(port, data) if ours else rival(port, data)
+    found = {}
+    for block in BLOCKS:
+        starts = [at % VALUE for at in range(0, READ, block)]
+        fetch(starts[:16], block)
+        begun = time.perf_counter()
+        for at in range(0, len(starts), 16):
+            for start, got in zip(starts[at : at + 16], fetch(starts[at : at + 16], block), strict=True):
+                if len(got) != block or got[:64] != data[start : start + 64]:
+                    raise NotDone("what was read is not what was written")
+        found[str(block)] = READ / (time.perf_counter() - begun)
+    print(json.dumps(found))
+
+
+def own_client(port: int, data: bytes) -> Callable[[list[int], int], list[bytes]]:
+    from pywren_runtime.stores.redis_wire import Wire
+
+    wire = Wire(("127.0.0.1", port), tls=None, connect=5, silence=30, first=())
+    wire.ask([(b"SET", b"value", data)])
+    return lambda starts, block: wire.ask(
+        [(b"GETRANGE", b"value", b"%d" % start, b"%d" % (start + block - 1)) for start in starts]
+    )
+
+
+def rival(port: int, data: bytes) -> Callable[[list[int], int], list[bytes]]:
+    import hiredis  # noqa: F401 - without it redis-py is half as fast
+    import redis
+
+    client = redis.Redis(port=port)
+    client.set("value", data)
+
+    def fetch(starts: list[int], block: int) -> list[bytes]:
+        pipeline = client.pipeline(transaction=False)
+        for start in starts:
+            pipeline.getrange("value", start, start + block - 1)
+        found: list[bytes] = pipeline.execute()
+        return found
+
+    return fetch
+
+
+# ── what is said ──
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("section", nargs="?", choices=["sorts", "client"])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sections = [options.section] if options.section else ["sorts", "client"]
+    os.environ.update(KEYS)
+    content: dict[str, Any] = {"command": " ".join(sys.argv), "machine": platform.platform(), "cpus": os.cpu_count()}
+    content["versions"] = versions()
+    is_met = True
+    try:
+        if "sorts" in sections:
+            content["sorts"], wrong = sorts(options.rounds)
+            said(content["sorts"])
+            print(f"sorts  {'; '.join(wrong) or 'all values right, requests as Redis counts them'}", end="  ")
+            print("FAIL" if wrong else "PASS")
+            is_met = not wrong
+        if "client" in sections:
+            content["client"] = clients(options.rounds)
+            is_met = compared(content["client"]) and is_met
+    except NotDone as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.json:
+        options.json.write_text(json.dumps(content, indent=1))
+    return 0 if is_met else 1
+
+
+def said(samples: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    for splits, of_tier in samples.items():
+        for tier, turns in of_tier.items():
+            middle = {name: median(one[name] for one in turns) for name in ("seconds", "cpu", "server_cpu")}
+            asked = turns[0]["requests"]
+            print(
+                f"P={splits:3} {tier:7} {middle['seconds']:6.2f} s {2 * SIZE / middle['seconds'] / 1e6:6.0f} MB/s"
+                f"  CPU {middle['cpu']:5.2f} s + server {middle['server_cpu']:5.2f} s"
+                f"  {asked.get('PutObject', 0):4} PUT {asked.get('GetRange', 0):6,} ranges"
+            )
+
+
+def compared(samples: dict[str, dict[str, list[float]]]) -> bool:
+    is_met = True
+    for block in map(str, BLOCKS):
+        own, other = (median(samples[who][block]) for who in ("ours", "redis-py"))
+        is_met = is_met and own >= other
+        print(f"client {int(block) >> 10:6,} KiB  ours {own / 1e9:5.2f} GB/s, redis-py with hiredis {other / 1e9:5.2f}")
+    print(f"client  ours is as fast as redis-py with hiredis  {'PASS' if is_met else 'FAIL'}")
+    return is_met
+
+
+def versions() -> dict[str, str]:
+    program = shutil.which("redis-server")
+    server = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip() if program else ""
+    found = {"python": platform.python_version(), "redis-server": server}
+    for name in ("numpy", "ministack", "redis", "hiredis", "obstore"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""Groups: what has the same key comes together, and a function makes one row of it.
+
+    group, reduce_by_key, distinct       files ──► pairs ─┐
+    map_reduce_by_key            items ──► fn ──► pairs ──┴─► spills ──► merge ──► finish ──► parts, or a dict
+
+It is the sort's own machinery: partition p has the keys whose hashes lie from p/P to (p+1)/P, and within a partition
+the order is that of hashes and keys. So all records of a key come to one partition, one behind the other; the merge
+brings them in bounded memory, and each run proves that what was sent is what was reduced.
+
+A key that has very many records: with a function that combines two values, a split sends one of them each time that its
+memory is full, so that the work is spread over all workers, and what comes together is small. Without one, they pass
+one worker, one after the other, and the function sees an iterator.
+"""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+from typing import Any, Final, Generic, TypeVar, cast
+
+from pywren_runtime.errors import ConfigError
+from pywren_shuffle.clean import new_id
+from pywren_shuffle.grouped import Combine, Grouped
+from pywren_shuffle.inputs import store_url
+from pywren_shuffle.merge import Part
+from pywren_shuffle.pairs import ItemPairs, itself, record_pairs
+from pywren_shuffle.partition import Block, PartitionTask
+from pywren_shuffle.plan import Plan
+from pywren_shuffle.proof import Tally, compare
+from pywren_shuffle.records import Made, Piece, Source
+from pywren_shuffle.records.rows_records import load
+from pywren_shuffle.run import Place, Run
+from pywren_shuffle.sample import Boundary, Hot
+from pywren_shuffle.spare import BlocksLost
+from pywren_shuffle.spill import Spilling, spill
+
+__all__ = ["USUAL", "How", "Reduced", "distinct", "group", "map_reduce_by_key", "reduce_by_key"]
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+Function = Callable[[Any], Any]
+Places = Place | Iterable[Place]
+MORE = 4  # map tasks for each worker: items may take very different times
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What can be chosen for each run, whatever it does; each as for `sort`."""
+
+    partitions: int | None = None
+    memory: float | None = None  # MB
+    overwrite: bool = False
+    intermediate: str | None = None
+    hedging: bool = True
+
+
+USUAL: Final = How()
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced(Generic[T]):
+    """What was grouped, joined or spread anew, and proven: all that was read went into what was written."""
+
+    id: str
+    parts: tuple[str, ...]  # paths, or URLs
+    records: int  # of the input
+    rows: int  # of the output
+    bytes: int  # of the output
+    checksum: int  # of what lay between the phases
+    splits: int
+    requests: dict[str, int]
+    seconds: float
+    plan: Plan
+    value: T  # what was made of the parts, where they were to be something else
+    notices: tuple[str, ...] = ()  # what went otherwise than planned and was set right; also logged as warnings
+
+
+def group(
+    executor: Executor,
+    source: Places,
+    target: Place,
+    fn: Callable[[Any, Iterator[Any]], Any],
+    *,
+    records: str = "rows",
+    key: object = None,
+    value: Function | None = None,
+    how: How = USUAL,
+) -> "Reduced[None]":
+    """One row `(key, fn(key, values))` for each key; `values` is an iterator, in the order of the input.
+
+    A record's key is `key(record)`, and what the function gets of it `value(record)`, or all of it. Without `key`,
+    records are pairs of a key and a value. The function need not look at all values; there may be more than memory.
+    Of a table, `key` names columns, and the values are tables.
+    """
+    if not callable(fn):
+        raise ConfigError(f"{fn!r} must be a function of a key and an iterator of its values.")
+    if records.partition(":")[0] == "table":
+        from pywren_shuffle.aggregate import names_of, table_format
+        from pywren_shuffle.table_groups import TableGroups
+
+        inner = table_format(records, key)
+        return _from_files(executor, source, target, TableGroups(inner, names_of(inner), fn), how)
+    pairs = record_pairs(records, key, value)
+    return _from_files(executor, source, target, Grouped(pairs=pairs, finish=Apply(fn)), how)
+
+
+def reduce_by_key(
+    executor: Executor,
+    source: Places,
+    target: Place,
+    fn: Combine | Mapping[str, Any],
+    *,
+    records: str = "rows",
+    key: object = None,
+    value: Function | None = None,
+    how: How = USUAL,
+) -> "Reduced[None]":
+    """One row `(key, v)` for each key, v being `fn(fn(a, b), c)…` of its values; `fn` must be associative.
+
+    Values are combined where they are read, and again where they meet: a key that all records have costs no more than
+    others do. Of a table, `key` names columns, and `fn` says what becomes of others: `{"amount": "sum"}`, or
+    `{"total": ("amount", "sum")}`; the functions are sum, product, min, max, any, all, count, rows and mean.
+    """
+    if records.partition(":")[0] == "table":
+        from pywren_shuffle.aggregate import Aggregated, aggregates_of, names_of, table_format
+
+        inner = table_format(records, key)
+        return _from_files(executor, source, target, Aggregated(inner, names_of(inner), aggregates_of(fn)), how)
+    if not callable(fn):
+        raise ConfigError(f"{fn!r} must be a function of two values, such as operator.add, that gives one of both.")
+    pairs = record_pairs(records, key, value)
+    return _from_files(executor, source, target, Grouped(pairs=pairs, finish=Fold(fn), combine=fn), how)
+
+
+def distinct(
+    executor: Executor,
+    source: Places,
+    target: Place,
+    *,
+    records: str = "rows",
+    key: object = None,
+    how: How = USUAL,
+) -> "Reduced[None]":
+    """Each record once; with `key`, the first record of each key, in the order of the input."""
+    if records.partition(":")[0] == "table":
+        from pywren_shuffle.aggregate import names_of, table_format
+        from pywren_shuffle.records.table_records import Table
+        from pywren_shuffle.table_groups import FirstRows
+
+        inner = Table(()) if key is None and records == "table" else table_format(records, key)
+        return _from_files(executor, source, target, FirstRows(inner, names_of(inner), ()), how)
+    pairs = record_pairs(records, key or itself, itself)
+    return _from_files(executor, source, target, Grouped(pairs=pairs, finish=first_of, combine=earlier), how)
+
+
+def map_reduce_by_key(
+    executor: Executor,
+    fn: Callable[[T], Iterable[tuple[K, V]]],
+    items: Iterable[T],
+    reduce_fn: Callable[[K, Iterator[V]], Any],
+    *,
+    target: Place | None = None,
+    combine: Callable[[V, V], V] | None = None,
+    how: How = USUAL,
+) -> "Reduced[dict[Any, Any] | None]":
+    """For each key that `fn(item)` yields, `reduce_fn(key, values)`: as rows at `target`, or as the dict `value`.
+
+    `combine(a, b)`, which must be associative, makes one value of two before they travel.
+    """
+    format = Grouped(pairs=ItemPairs(fn), finish=Apply(reduce_fn), combine=combine)
+    if target is not None:
+        return _Items(executor, format, target, how).run(items)
+    if how.intermediate is not None:
+        return _Items(executor, format, None, how).run(items)
+    with tempfile.TemporaryDirectory(prefix="pywren-ng-") as folder:
+        return _Items(executor, format, None, replace(how, intermediate=store_url(folder))).run(items)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A function of key and values."""
+
+    function: Callable[[Any, Iterator[Any]], Any]
+
+    def __call__(self, key: Any, values: Iterator[Any]) -> Iterable[object]:
+        return ((key, self.function(key, values)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A function of two values, over all of them."""
+
+    function: Combine
+
+    def __call__(self, key: Any, values: Iterator[Any]) -> Iterable[object]:
+        return ((key, reduce(self.function, values)),)
+
+
+def earlier(first: Any, second: Any) -> Any:
+    """What remains of two records that are alike."""
+    return first
+
+
+def first_of(key: Any, values: Iterator[Any]) -> Iterable[object]:
+    """What remains of all records that are alike."""
+    return (next(values),)
+
+
+def _from_files(executor: Executor, source: Places, target: Place, format: Any, how: How) -> "Reduced[None]":
+    return Spread(executor, format, target, how).run(source)
+
+
+class Spread(Run):
+    """One run of what is spread by a hash; `format` must be Spilling."""
+
+    def __init__(self, executor: Executor, format: Any, target: Place, how: How, id: str = "") -> None:
+        super().__init__(executor, format, target, how.intermediate, how.hedging, id)
+        self._how = how
+
+    def run(self, source: Any) -> "Reduced[Any]":
+        """All steps; when it returns, nothing is left but the output."""
+        how = self._how
+        try:
+            sources = self.found(source, how.overwrite)
+            plan = self.planned(sources, self._partitions, 1, how.memory)
+            splits = self.cut(sources, plan)
+            try:
+                parts, total = self.reduced(splits, plan)
+            except BlocksLost as lost:  # blocks of a spill have a new name each time: none can be made again alone
+                self.leave_tier(lost)
+                parts, total = self.reduced(splits, plan)
+            value = self.published(parts, total)
+        except BaseException as error:
+            self.give_up(error)
+            raise
+        self.output.remove_old()
+        self.clean()
+        plan = self.done(plan)
+        assert plan.actual is not None
+        made = [part.made or Made(part.tally.records, part.tally.bytes, part.tally.records) for part in parts]
+        return Reduced(
+            id=self.id,
+            parts=tuple(self.output.url_of(part.key) for part in parts) if value is None else (),
+            records=sum(one.of for one in made),
+            rows=sum(one.records for one in made),
+            bytes=sum(one.bytes for one in made),
+            checksum=total.checksum,
+            splits=len(splits),
+            requests=dict(self.requests + self.exchange.requests),
+            seconds=plan.actual.seconds,
+            plan=plan,
+            value=value,
+            notices=tuple(self.healing.notices),
+        )
+
+    @property
+    def _partitions(self) -> int | None:
+        """How many parts there are to be; None leaves it to the plan."""
+        return self._how.partitions
+
+    def reduced(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Part], Tally]:
+        """The parts of the output, and the tally of what went into them, which is that of what was read."""
+        self._format = replace(cast(Any, self._format), memory=plan.memory)
+        blocks = self.partitioned(splits, self.sampled(splits, plan)[0], plan)
+        parts = self.merged(blocks, plan)
+        names = [part.key for part in parts]
+        return parts, compare([block.tally for block in blocks], [part.tally for part in parts], names)
+
+    def published(self, parts: Sequence[Part], total: Tally) -> Any:
+        """The parts become the output."""
+        self.output.publish(parts, total)
+
+    def sampled(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Boundary], list[Hot]]:
+        """The boundaries, for which nobody need look at keys: hashes are spread evenly."""
+        return [Boundary(key, -1, 0.0) for key in cast(Spilling, self._format).edges(plan.partitions)], []
+
+    def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
+        blocks = [block for made in self.healing.run(spill, tasks) for block in made]
+        for block in blocks:
+            self.requests += block.requests
+        return blocks
+
+    def clean(self) -> None:
+        """Remove the intermediate data, whatever it is called; see `spill`."""
+        self._keys, self._keys_at_target = (
+            [key for prefix in sorted({_folder(key) for key in keys}) for key in self.healing.keys(place, prefix)]
+            for place, keys in ((self._blocks, self._keys), (self._at_target, self._keys_at_target))
+        )
+        super().clean()
+
+
+class _Items(Spread):
+    """A run over items."""
+
+    def __init__(self, executor: Executor, format: Grouped, target: Place | None, how: How) -> None:
+        self._is_dict = target is None
+        id = new_id()
+        if target is None:
+            assert how.intermediate is not None
+            target = _below(how.intermediate, f"shuffles/{id}/out")
+        super().__init__(executor, format, target, how, id)
+        self._items: Sequence[Any] = ()
+
+    def found(self, source: Any, overwrite: bool) -> list[Source]:
+        """The items, which lie nowhere."""
+        self.output.claim([], overwrite=overwrite)
+        self._items = list(source)
+        return []
+
+    @property
+    def _partitions(self) -> int:
+        """As many as workers: what will come of items, nobody knows."""
+        return self._how.partitions or max(1, min(len(self._items), self._workers))
+
+    def cut(self, sources: Sequence[Source], plan: Plan) -> list[tuple[Piece, ...]]:
+        """So many items together that there are some splits for each worker."""
+        return [()] * min(len(self._items), MORE * self._workers)
+
+    def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
+        format = cast(Grouped, self._format)
+        ends = [len(self._items) * number // len(tasks) for number in range(len(tasks) + 1)] if tasks else []
+        own = []
+        for task, (start, stop) in zip(tasks, pairwise(ends), strict=True):
+            pairs = replace(cast(ItemPairs, format.pairs), items=self._items[start:stop], first=start)
+            own.append(replace(task, format=replace(format, pairs=pairs)))
+        return super()._partitioned(own)
+
+    def published(self, parts: Sequence[Part], total: Tally) -> Any:
+        """The parts become the output, or a dict."""
+        if not self._is_dict:
+            return super().published(parts, total)
+        found: dict[Any, Any] = {}
+        for part in parts:
+            data = self.exchange.read([Piece(Source(self._target, part.key, part.size), 0, part.size)])
+            found.update(cast("Iterable[tuple[Any, Any]]", load(io.BytesIO(data))))
+        return found
+
+
+def _folder(key: str) -> str:
+    return key[: key.rindex("/") + 1]
+
+
+def _below(store: str, name: str) -> str:
+    """The place of that name in a store."""
+    place, mark, options = store.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
