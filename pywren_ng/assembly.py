@@ -13,13 +13,15 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from pywren_ng import config
+from pywren_ng.audience import Audience
 from pywren_ng.backends import Backend
 from pywren_ng.credentials import Access, open_store
 from pywren_ng.engine import Engine
 from pywren_ng.environment import LocalModules
+from pywren_ng.observers import Observer
 from pywren_ng.packing import Packer
-from pywren_ng.progress import Bars
+from pywren_ng.pricing import Usage
+from pywren_ng.progress import Bars, uploading
 from pywren_ng.scratch import Scratch
 from pywren_ng.tracker import Pace
 from pywren_runtime.errors import ConfigError
@@ -27,7 +29,8 @@ from pywren_runtime.stores import Store
 
 if TYPE_CHECKING:
     from pywren_ng.comparison import Comparison
-    from pywren_ng.packages import PackageSet
+    from pywren_ng.packages import PackageSet, Told
+    from pywren_runtime.pickling import Ref
 
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
 PACES = 1000
@@ -45,32 +48,38 @@ class Assembly:
         max_workers: int | None,
         access: Access,
         requirements: Any,
-        progress: bool | None,
+        compares: bool,  # what functions import with what the workers have
+        progress: bool | Observer | None,
     ) -> None:
         depth = int(os.environ.get(DEPTH, "0"))
         if backend == "local" and depth:
             # An executor inside a task has one worker, and one inside that has none: twice the workers is the most.
             backend, max_workers = ("local", 1) if depth == 1 else ("inline", None)
         self.backend = backend
-        self.name = f"{backend}-{os.urandom(8).hex()}"  # a job signed for one is nobody else's, ever
+        self.access = access
+        self.name: str = f"{backend}-{os.urandom(8).hex()}"  # a job signed for one is nobody else's, ever
         self._jobs = itertools.count(1)
         self._paces: dict[object, Pace] = {}
         if max_workers is not None and max_workers <= 0:
             raise ConfigError(f"max_workers must be greater than 0, not {max_workers}")
         with contextlib.ExitStack() as undo:
-            self.scratch = Scratch()
+            self.scratch: Scratch = Scratch()
             undo.callback(self.scratch.close)
             module = backend_module(backend)
             self.store: Store = open_store(store, access) if store else module.own_store(self.scratch.path, access)
-            packages, comparison = _packages(module, access, requirements, self.store)
-            self.packages = packages.ref if packages is not None else None
-            self.packer = Packer(self.store, None if backend == "inline" else LocalModules(), packages, comparison)
+            self.arch: str = module.billed(access) if hasattr(module, "billed") else ""
+            packages, comparison = _packages(
+                module, access, requirements, self.store, compares=compares, told=uploading(progress)
+            )
+            self.packages: Ref | None = packages.ref if packages is not None else None
+            modules = None if backend == "inline" else LocalModules()
+            self.packer: Packer = Packer(self.store, modules, packages, comparison)
             made: Backend = module.make(self.store, directory=self.scratch.path, max_workers=max_workers, access=access)
             undo.callback(made.close)
-            self.engine = Engine(made, self.store, self.packer)
+            self.engine: Engine = Engine(made, self.store, self.packer)
             undo.pop_all()
-        self.bars = Bars(progress)
-        self._end = weakref.finalize(self, _finish, self.engine, self.bars, self.store, self.scratch)
+        self.audience: Audience = Audience(progress, self.engine.workers)
+        self._end = weakref.finalize(self, _finish, self.engine, self.audience.bars, self.store, self.scratch)
 
     def check_open(self) -> None:
         """RuntimeError where nothing can be submitted any more; BrokenExecutor where nothing can run."""
@@ -88,6 +97,10 @@ class Assembly:
         own = _NO_KEY.sub("-", name or "")[:60].strip("-.")
         return "-".join(filter(None, (own, self.name, str(next(self._jobs)))))
 
+    def usage(self) -> Usage | None:
+        """Where what a new job costs is to be counted; None where nothing is paid for."""
+        return Usage(self.arch) if self.arch else None
+
     def pace(self, fn: object) -> Pace:
         """How long this function's tasks take, as far as its earlier jobs have shown."""
         key = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
@@ -102,13 +115,13 @@ class Assembly:
         """See `Engine.close`; with `wait`, no process and no file is left when it returns."""
         self.engine.close(wait=wait, cancel=cancel, kill=kill)
         if wait and not self.engine.is_foreign():
-            self.bars.close()
+            self.audience.bars.close()
             if self._end.detach() is not None:
                 _clear(self.engine, self.store, self.scratch)
 
 
 def _packages(
-    module: Any, access: Access, requirements: Any, store: Store
+    module: Any, access: Access, requirements: Any, store: Store, *, compares: bool, told: "Told"
 ) -> "tuple[PackageSet | None, Comparison | None]":
     """The set that was asked for, in the store, and what compares with it what functions import.
 
@@ -125,8 +138,8 @@ def _packages(
         read_ones = read(requirements)
         asked = str(read_ones)
         found = prepare(read_ones, target)
-        found.put(store)
-    if not config.load({})["check_packages"].value:
+        found.put(store, told)
+    if not compares:
         return found, None
     from pywren_ng.comparison import Comparison
 
@@ -157,7 +170,7 @@ def backend_module(name: str) -> Any:
 
     It has `own_store(directory, access)`, the store if the user names none, and `make(store, *, directory,
     max_workers, access)`; one whose workers can be given packages has `target(access)`, the Python and platform on
-    which they run.
+    which they run; one that is paid for has `billed(access)`, by which processor's price.
     """
     if not name.isidentifier():
         raise _unknown(name)

@@ -138,7 +138,7 @@ def _report(job: "Job[int]", seconds: float) -> str:
 def _settings(settings: "Mapping[str, Setting]") -> str:
     """In one line, what was set and where."""
     chosen = [
-        f"{key} = {setting.value} ({setting.source})"
+        f"{key} = {setting.shown} ({setting.source})"
         for key, setting in settings.items()
         if setting.source != "default"
     ]

@@ -97,6 +97,11 @@ class Comparison:
             known = self._codes[id(code)] = code, surely_imported(code)  # which keeps its id from being another's
         return known[1]
 
+    def lacks(self, top: str) -> bool:
+        """Whether the workers surely cannot import that top-level module, which is installed here."""
+        row = self._row(top)
+        return row is not None and not row.runtime
+
     def _row(self, top: str) -> Row | None:
         if top not in self._rows:
             self._rows[top] = self._found(top)
@@ -136,7 +141,7 @@ class Comparison:
             there = ", ".join(f"{row.name}=={row.local}" for row in other)
             cures.append(f"pip install {here}, or ask for {there} in requirements=")
         return (
-            f"what {title} imports is not what the workers have; nothing was sent:\n\n"
+            f"the imports of {title} are not what the workers have; nothing was sent:\n\n"
             f"{table([Row('Python', *[f'{sys.version_info[0]}.{sys.version_info[1]}'] * 2), *rows])}\n\n"
             f"To mend it: {'; '.join(cures)}. If that is wrong, PYWREN_NG_CHECK_PACKAGES=0 sends it as it is"
         )

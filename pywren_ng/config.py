@@ -14,6 +14,7 @@ from operator import index
 from typing import Any
 
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores import without_password
 
 __all__ = ["Layer", "Setting", "load", "render", "resolve"]
 
@@ -28,6 +29,11 @@ class Setting:
 
     value: Any
     source: str
+
+    @property
+    def shown(self) -> str:
+        """The value as it may be printed: a URL without its password."""
+        return without_password(str(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def load(arguments: Mapping[str, object]) -> dict[str, Setting]:
 def render(settings: Mapping[str, Setting]) -> str:
     """The table that `pywren-ng config` prints: key, value, source."""
     rows = [("setting", "value", "from")]
-    rows += [(key, str(setting.value), setting.source) for key, setting in settings.items()]
+    rows += [(key, setting.shown, setting.source) for key, setting in settings.items()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {source}" for key, value, source in rows)
 

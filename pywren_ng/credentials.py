@@ -8,7 +8,7 @@ A local worker that needs the chain runs this module, which prints what is valid
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from time import time
 from typing import Any, Final
@@ -18,7 +18,7 @@ from pywren_runtime.aws import Credentials, from_environment
 from pywren_runtime.errors import CredentialsError
 from pywren_runtime.stores import Store
 
-__all__ = ["Access", "Chain", "explained", "find", "open_s3", "open_store"]
+__all__ = ["Access", "Chain", "as_told", "explained", "find", "open_s3", "open_store"]
 
 AGAIN: Final = 10.0  # seconds after which a renewal that failed is tried again, while the old ones are good
 
@@ -29,13 +29,19 @@ class Access:
 
     profile: str | None = None
     region: str | None = None
+    _chains: "dict[str | None, Chain]" = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+
+    def chain(self, profile: str | None) -> "Chain":
+        """The one chain of all that is reached with this access: who logs in by a program is asked once."""
+        return self._chains.setdefault(profile, Chain(profile))
 
 
-def find(access: Access = Access(), environ: Mapping[str, str] = os.environ) -> Callable[[], Credentials]:
+def find(access: Access | None = None, environ: Mapping[str, str] = os.environ) -> Callable[[], Credentials]:
     """What gives credentials that are valid now; keys in the environment and no profile: then without boto3."""
+    access = access or Access()
     if has_keys(environ) and not access.profile:
         return lambda: from_environment(environ)
-    return Chain(access.profile)
+    return access.chain(access.profile)
 
 
 def has_keys(environ: Mapping[str, str]) -> bool:
@@ -44,29 +50,35 @@ def has_keys(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY") and not named)
 
 
-def open_store(url: str, access: Access = Access()) -> Store:
+def open_store(url: str, access: Access | None = None) -> Store:
     """The client's store at any URL; one in S3 with its own credentials, which a worker could not find."""
     return open_s3(url, access) if url.startswith("s3:") else stores.open_store(url)
 
 
-def open_s3(url: str, access: Access = Access(), environ: Mapping[str, str] = os.environ) -> Store:
+def open_s3(url: str, access: Access | None = None, environ: Mapping[str, str] = os.environ) -> Store:
     """The client's store at `s3://bucket/prefix`. The region of its URL decides, then that of `access`.
 
     A server that is not AWS's is tried here, once, so that no worker need do it: see `S3Store.check`.
     """
-    from pywren_runtime.stores.s3_settings import parse
     from pywren_runtime.stores.s3_store import S3Store
 
-    settings = parse(url, environ)
-    profile = access.profile or settings.profile
-    chain = None if has_keys(environ) and not profile else Chain(profile)
-    region = access.region
-    if chain is not None and region is None and not settings.names_region:
-        region = chain.region()
-    told = settings.url_with(region=region, asks_client=chain is not None, profile=profile)
+    told, chain = as_told(url, access or Access(), environ)
     store = S3Store(told, credentials=chain)
     store.check()
     return store
+
+
+def as_told(url: str, access: Access, environ: Mapping[str, str] = os.environ) -> "tuple[str, Chain | None]":
+    """The URL with what a worker of this machine could not find out itself, and the chain that it will ask, if any."""
+    from pywren_runtime.stores.s3_settings import parse
+
+    settings = parse(url, environ)
+    profile = access.profile or settings.profile
+    chain = None if has_keys(environ) and not profile else access.chain(profile)
+    region = access.region
+    if chain is not None and region is None and not settings.names_region:
+        region = chain.region()
+    return settings.url_with(region=region, asks_client=chain is not None, profile=profile), chain
 
 
 class Chain:

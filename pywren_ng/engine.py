@@ -10,10 +10,12 @@ No user's code runs in a turn: results are unpacked where they are asked for, ca
 """
 
 import functools
+import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future
+from typing import Any
 
 from pywren_ng.backends import Backend, Event, Order
 from pywren_ng.endings import Endings
@@ -32,13 +34,18 @@ class Engine(Turns):
     """Runs jobs on a backend until it is closed. What is said to be "in turn" is reached by `call` or `ask` only."""
 
     def __init__(self, backend: Backend, store: Store, packer: Packer) -> None:
-        self.workers = backend.workers
+        self.workers: int = backend.workers
+        self.longest: float | None = backend.longest
+        self.signed: Callable[[bytes, bytes], bytes] = backend.signer.seal
+        self.store: Store = store
         self.broken: BaseException | None = None
         self._blobs = packer.blobs
         self._put_again = packer.restore
         self._tracker = Tracker()
         self._endings = Endings(store, self.is_foreign)
-        self._callbacks = Callbacks()
+        self._callbacks = Callbacks("pywren-callbacks")
+        self._aside = Callbacks("pywren-aside")
+        self._rules: list[Callable[[float], float]] = []
         self._prepared = False
         super().__init__(backend)
 
@@ -52,13 +59,25 @@ class Engine(Turns):
 
     def add(self, tasks: Tasks, new: list[Task]) -> None:
         """Take on tasks of a job."""
-        self.call(functools.partial(self._add, tasks, new))
+        self.call(functools.partial(self.take_on, tasks, new))
 
     def close(self, *, wait: bool = True, cancel: bool = False, kill: bool = False) -> None:
         """Take no more; end when all is done, or with `cancel` when what runs is done, or with `kill` at once."""
         self.close_after(functools.partial(self._close, cancel, kill), wait=wait)
-        if wait and not kill and self._closed.is_set():
-            self._callbacks.join()
+        if wait and self._closed.is_set():
+            if not kill:
+                self._callbacks.join()
+            self._aside.join()
+
+    def stop(self, futures: Iterable[Future[Any]]) -> None:
+        """Cancel those of them that are ours, also where they run, each with all of its job."""
+        own = [future.tasks for future in futures if isinstance(future, TaskFuture)]
+
+        def cancel_all() -> None:
+            for tasks in own:
+                self.cancel(tasks, running=True)
+
+        self.ask(cancel_all)
 
     def open(self, task: Task) -> Opened:
         """A settled task's value or error, unpacked once."""
@@ -70,6 +89,14 @@ class Engine(Turns):
             self._callbacks.put(callback)
         else:
             callback()
+
+    def aside(self, action: Callable[[], object]) -> None:
+        """Have something done that would hold up a turn: one after the other, and all before `close` returns."""
+        self._aside.put(action)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete what nobody needs; what cannot be deleted stays."""
+        self._endings.delete(keys)
 
     def future_of(self, task: Task) -> TaskFuture:
         """A new future for a task that has not gone out yet."""
@@ -87,6 +114,7 @@ class Engine(Turns):
     def _end(self) -> None:
         self._backend.close()
         self._callbacks.close()
+        self._aside.close()
         self._closed.set()
 
     def _turn(self, waited: object | None) -> float:
@@ -100,9 +128,18 @@ class Engine(Turns):
         due = self._tracker.due(time.monotonic())
         if self._tracker.ready:
             self._dispatch()
+        if self._rules:
+            due = min(self._follow_rules(), due or math.inf)
         if not self._tracker.ready:
             self._backend.balance()
-        return time.monotonic() + FOREVER if due is None else due
+        return min(due or math.inf, time.monotonic() + FOREVER)
+
+    def _follow_rules(self) -> float:
+        now = time.monotonic()
+        due = min(rule(now) for rule in self._rules.copy())
+        if self._tracker.ready:
+            self._dispatch()
+        return due
 
     def _dispatch(self) -> None:
         tracker, backend = self._tracker, self._backend
@@ -197,7 +234,29 @@ class Engine(Turns):
             self._blobs.release(task.held)
             task.held = ()
 
-    def _add(self, tasks: Tasks, new: list[Task]) -> None:
+    def follow(self, rule: Callable[[float], float]) -> None:
+        """Ask a rule in every turn, after what could start has; it says when it wants to be asked at the latest."""
+        self._rules.append(rule)
+
+    def unfollow(self, rule: Callable[[float], float]) -> None:
+        """Ask it no more."""
+        self._rules = [other for other in self._rules if other != rule]
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether any task waits for a worker. In turn."""
+        return self._tracker.ready > 0
+
+    def free(self, environment: Environment) -> int:
+        """How many workers of that environment have nothing to do, or could be started. In turn."""
+        return self._backend.room(environment, None)
+
+    def give_back(self, blobs: Iterable[str]) -> None:
+        """Release holds on blobs."""
+        self._blobs.release(blobs)
+
+    def take_on(self, tasks: Tasks, new: list[Task]) -> None:
+        """As `add`. In turn."""
         if self.broken is not None or self._closed.is_set():
             error = self.broken or CancelledError()
             tasks.unsettled += len(new)
@@ -207,11 +266,11 @@ class Engine(Turns):
         else:
             self._tracker.add(tasks, new)
 
-    def settle(self, task: Task, error: BaseException) -> None:
-        """Settle a task that never goes out, because it could not be packed. In turn."""
+    def settle(self, task: Task, ending: Ending) -> None:
+        """Settle a task that never goes out: it could not be packed, or it stands for others. In turn."""
         task.tasks.unsettled += 1
         task.state = State.OUT
-        self._settled(self._tracker.settle(task, error), error)
+        self._settled(self._tracker.settle(task, ending), ending)
 
     def adopt(self, task: Task) -> TaskFuture:
         """The future of a task, made now if it had none. In turn."""
@@ -292,3 +351,5 @@ class Engine(Turns):
             for task in tasks.all:
                 if task.ending is None:
                     self._settled(self._tracker.settle(task, error), error)
+        if self._rules:  # there may be no further turn
+            self._follow_rules()

@@ -17,16 +17,24 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from pywren_ng import config
 from pywren_ng.feed import NO_HEADING, Feed, title_of
-from pywren_ng.job import Job, Shelf
+from pywren_ng.grouping import Grouping
+from pywren_ng.job import Job
+from pywren_ng.maps import Maps
+from pywren_ng.observers import Observer
 from pywren_ng.packing import Memory, Packed
+from pywren_ng.pricing import Usage
+from pywren_ng.reducing import Reducing
+from pywren_ng.shelf import Shelf
 from pywren_ng.sorting import Premises, Sorting
-from pywren_ng.tracker import Ending, Heading, Lost, Policy, Task, Tasks
+from pywren_ng.tracker import Ending, Heading, Lost, Policy, State, Task, Tasks
 from pywren_runtime.errors import ConfigError, PywrenError
 from pywren_runtime.modules import Unit
-from pywren_runtime.wire import Environment, Head, Outcome
+from pywren_runtime.wire import KEEP, REDUCE, Environment, Head, Outcome
 
 if TYPE_CHECKING:
     from pywren_ng.futures import TaskFuture
+    from pywren_ng.reducers import Reduction
+    from pywren_runtime.stores import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +50,7 @@ class Options:
     name: str | None
 
 
-class Executor(Sorting, futures.Executor):
+class Executor(Maps, Reducing, Grouping, Sorting, futures.Executor):  # type: ignore[misc]  # the types of `map` say more
     """Runs functions in worker processes of this machine, or wherever `backend` says.
 
     Anything that cloudpickle can pickle may be submitted, lambdas and functions of a notebook included; no
@@ -62,11 +70,11 @@ class Executor(Sorting, futures.Executor):
         retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
         env: Mapping[str, str] | None = None,
         initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        initargs: tuple[object, ...] = (),
         requirements: str | os.PathLike[str] | Iterable[str] | None = None,
         profile: str | None = None,
         region: str | None = None,
-        progress: bool | None = None,
+        progress: bool | Observer | None = None,
         name: str | None = None,
     ) -> None:
         if isinstance(backend, int):  # as ProcessPoolExecutor and ThreadPoolExecutor take it
@@ -83,7 +91,7 @@ class Executor(Sorting, futures.Executor):
             "requirements": requirements,
             "profile": profile,
             "region": region,
-            "progress": progress,
+            "progress": None if callable(progress) else progress,
             "name": name,
         }
         settings = {key: setting.value for key, setting in config.load(given).items()}
@@ -101,7 +109,8 @@ class Executor(Sorting, futures.Executor):
             max_workers=settings["max_workers"],
             access=Access(settings["profile"], settings["region"]),
             requirements=settings["requirements"],
-            progress=settings["progress"],
+            compares=settings["check_packages"],
+            progress=progress if callable(progress) else settings["progress"],
         )
         self._initializer = Packed(b"")
         if initializer is not None:
@@ -109,7 +118,7 @@ class Executor(Sorting, futures.Executor):
         self._environments: dict[tuple[Unit, ...], tuple[Environment, bytes]] = {}
 
     @property
-    def store(self) -> Any:
+    def store(self) -> "Store":
         """The store through which functions, large arguments and large results go."""
         return self._assembly.store
 
@@ -168,6 +177,7 @@ class Executor(Sorting, futures.Executor):
         tasks = Tasks(
             self._new_job(), policy=self._options.policy, chunksize=1, pace=assembly.pace(fn), watcher=_NOBODY
         )
+        watched = self._watched(tasks, fn) if assembly.audience.observer is not None else None
         now = time.time()
         try:
             packed = assembly.packer.function(fn, self._options.policy.retry_on, title_of(fn))
@@ -175,12 +185,21 @@ class Executor(Sorting, futures.Executor):
             arguments = assembly.packer.arguments(args, kwargs, memory)
         except PywrenError as error:
             return self._fail(tasks, error)
-        heading = self._heading(tasks.job, packed, arguments.modules)
+        usage = watched.usage if watched is not None else assembly.usage()
+        heading = self._heading(tasks.job, usage, packed, arguments.modules)
         task = Task(tasks, 0, heading, arguments.data, arguments.held, now)
         tasks.all.append(task)
         future = task.future = assembly.engine.future_of(task)
         assembly.engine.add(tasks, [task])
         return future
+
+    def _watched(self, tasks: Tasks, fn: Callable[..., object]) -> Shelf:
+        """A single task is a job to an observer, and to nobody else."""
+        assembly = self._assembly
+        shelf = Shelf(str(self._options.name or getattr(fn, "__name__", "task")), assembly.usage())
+        shelf.tasks, shelf.length = tasks, 1
+        tasks.watcher = assembly.audience.attend(shelf, assembly.engine.deliver, assembly.engine.call)[0]
+        return shelf
 
     def _fail(self, tasks: Tasks, error: PywrenError) -> "TaskFuture":
         engine = self._assembly.engine
@@ -190,51 +209,30 @@ class Executor(Sorting, futures.Executor):
         engine.ask(lambda: engine.settle(task, error))
         return future
 
-    def map(  # a Job is an iterator, and more
+    def _map(
         self,
         fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = 1,
-        buffersize: int | None = None,
+        iterables: tuple[Iterable[object], ...],
+        *,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        reduction: "Reduction | None" = None,
     ) -> Job[T]:
-        """Run `fn` over the iterables, as the built-in `map` would; the Job yields the results in input order.
-
-        `chunksize` is how many tasks travel together; None lets it follow from how long they take. With
-        `buffersize` the input is read only so far ahead of the results taken, and may be endless; without, it is
-        read and pickled at once. `timeout` is how long, from now, the results may keep an iteration waiting.
-        """
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if not callable(fn):
-            raise TypeError(f"map takes a callable first, not {type(fn).__name__}")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
         assembly = self._assembly
         assembly.check_open()
         assembly.engine.prepare(self._environment(())[0])
         deadline = None if timeout is None else time.monotonic() + timeout
-        shelf = Shelf()
-        tasks = Tasks(
-            self._new_job(),
-            policy=self._options.policy,
-            chunksize=chunksize,
-            pace=assembly.pace(fn),
-            watcher=shelf,
-        )
-        tasks.kept = True  # until the Job is dropped
-        shelf.tasks, shelf.length = tasks, _length(iterables)
-        title = str(self._options.name or getattr(fn, "__name__", "tasks"))
-        watch = functools.partial(assembly.bars.watch, title)
+        tasks, shelf, watch = self._new_tasks(fn, chunksize, _length(iterables))
+        if reduction is not None:
+            reduction.follow(tasks)
         feed = Feed(
             assembly.engine,
             assembly.packer,
             tasks,
             fn,
             iterables,
-            make_heading=functools.partial(self._heading, tasks.job),
+            make_heading=functools.partial(self._heading, tasks.job, shelf.usage),
             remembers=buffersize is None,
         )
         watch(shelf)
@@ -242,10 +240,50 @@ class Executor(Sorting, futures.Executor):
             feed.more(buffersize)
         except BaseException:  # the input raised: there will be no Job
             assembly.engine.call(lambda: assembly.engine.forget(tasks))
+            watch(shelf)
             raise
         if buffersize is None:
             shelf.length = len(tasks.all)
         return Job(assembly.engine, tasks, shelf, feed.more, watch=watch, deadline=deadline)
+
+    def _new_tasks(
+        self, fn: Callable[..., object], chunksize: int | None, length: int | None
+    ) -> tuple[Tasks, Shelf, Callable[[Shelf], object]]:
+        """A new job, what is known of it, and whom to tell whenever it may be over."""
+        assembly = self._assembly
+        shelf = Shelf(str(self._options.name or getattr(fn, "__name__", "tasks")), assembly.usage())
+        tasks = Tasks(
+            self._new_job(), policy=self._options.policy, chunksize=chunksize, pace=assembly.pace(fn), watcher=shelf
+        )
+        tasks.kept = True  # until nobody can ask for what becomes of it
+        shelf.tasks, shelf.length = tasks, length
+        tasks.watcher, watch = assembly.audience.attend(shelf, assembly.engine.deliver, assembly.engine.call)
+        return tasks, shelf, watch
+
+    def _reduction(self, reduce_fn: Callable[..., object], fan_in: int | None) -> "Reduction | TaskFuture":
+        from pywren_ng.reducers import ReduceFuture, Reducers, Reduction
+
+        assembly, policy = self._assembly, self._options.policy
+        assembly.check_open()
+        engine, packer, title = assembly.engine, assembly.packer, title_of(reduce_fn)
+        whole = Tasks(self._new_job(), policy=policy, chunksize=1, pace=assembly.pace(reduce_fn), watcher=_NOBODY)
+        try:
+            last = packer.function(reduce_fn, policy.retry_on, title, REDUCE)
+            others = packer.function(reduce_fn, policy.retry_on, title, REDUCE | KEEP) if fan_in else last
+        except PywrenError as error:
+            return self._fail(whole, error)
+
+        def make(number: int) -> Reducers:
+            tasks, shelf, watch = self._new_tasks(reduce_fn, 1, number)
+            watch(shelf)
+            heading = functools.partial(self._heading, tasks.job, shelf.usage)
+            return Reducers(tasks, heading(last, ()), heading(others, ()), shelf, watch)
+
+        front = Task(whole, 0, NO_HEADING, b"", (), time.time())
+        front.state, front.future = State.OUT, ReduceFuture(front, engine)
+        limit = min((limit for limit in (policy.time_limit, engine.longest) if limit is not None), default=None)
+        held = last.held if others is last else last.held + others.held
+        return Reduction(engine, front, make, fan_in=fan_in, limit=limit, held=held)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more; with `wait`, return when all is done and no process or file of this executor is left."""
@@ -269,19 +307,28 @@ class Executor(Sorting, futures.Executor):
         return f"<Executor {self._assembly.name} of {self._max_workers} workers, store {self._assembly.store.url}>"
 
     def _premises(self) -> Premises:
-        return Premises(self._assembly.backend, self._assembly.store.url, self._options.memory)
+        whole = self._assembly
+        return Premises(
+            backend=whole.backend,
+            store=whole.store.url,
+            memory=self._options.memory,
+            access=whole.access,
+            stop=whole.engine.stop,
+            workers=self._max_workers,
+            arch=whole.arch,
+        )
 
     def _new_job(self) -> str:
         return self._assembly.new_job(self._options.name)
 
-    def _heading(self, job: str, function: Packed, more: tuple[Unit, ...]) -> Heading:
+    def _heading(self, job: str, usage: Usage | None, function: Packed, more: tuple[Unit, ...]) -> Heading:
         options = self._options
         units = function.modules + more + self._initializer.modules
         if units:
             units = tuple(dict.fromkeys(units))
         environment, encoded = self._environment(units)
         head = Head(job, function.data, encoded, options.policy.time_limit)
-        return Heading(head, environment, head.encode())
+        return Heading(head, environment, head.encode(), usage)
 
     def _environment(self, units: tuple[Unit, ...]) -> tuple[Environment, bytes]:
         known = self._environments.get(units)

@@ -102,7 +102,7 @@ class Feed:
         if self._function is None:
             try:
                 retry_on = self._tasks.policy.retry_on
-                self._function = self._packer.function(self._fn, retry_on, title_of(self._fn))
+                self._function = self._packer.function(self._fn, retry_on, title_of(self._fn), self._tasks.role)
                 self._tasks.held = self._function.held
             except PywrenError as error:
                 self._function = error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol, TypeVar
 
-from pywren_ng.tracker import Cancelled, Ending, Opened, Task
+from pywren_ng.tracker import Cancelled, Ending, Opened, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
 
 T = TypeVar("T")
@@ -89,6 +89,11 @@ class TaskFuture(Future[Any]):
             return True
         return self.running() and self._engine.ask(lambda: self._engine.withdraw(self._task))
 
+    @property
+    def tasks(self) -> Tasks:
+        """The job to which it belongs."""
+        return self._task.tasks
+
     def set_pending(self) -> None:
         """Its task was sent ahead, has not begun and came back. In turn."""
         with self._condition:
@@ -124,16 +129,17 @@ class TaskFuture(Future[Any]):
 
 
 class Callbacks:
-    """A thread that runs users' callbacks in order; it begins with the first one."""
+    """A thread that runs what it is given in order; it begins with the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def put(self, callback: Callable[[], object]) -> None:
         self._queue.put(callback)
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="pywren-callbacks", daemon=True)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import joblib
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
@@ -35,7 +35,24 @@ Callback = Callable[[Future[Results]], object]
 _NO_CALL: Final = SimpleNamespace(verbose=0)  # stands for the call that has ended
 
 
-class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+if TYPE_CHECKING:
+
+    class _Base:
+        """What is used of joblib's, which ships no types."""
+
+        MAX_NUM_THREADS_VARS: tuple[str, ...]
+        inner_max_num_threads: int | None
+
+        def __init__(self, *, nesting_level: int | None, inner_max_num_threads: int | None) -> None: ...
+        def reset_batch_stats(self) -> None: ...
+
+else:
+
+    class _Base(AutoBatchingMixin, ParallelBackendBase):
+        """Sizes batches."""
+
+
+class PywrenBackend(_Base):
     """A joblib backend: batches of tasks are one executor's tasks, sized by how long they take.
 
     Without an executor it makes one by the user's settings, which ends with it. As any of joblib's backends it serves
@@ -80,7 +97,7 @@ class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def configure(self, n_jobs: int = 1, parallel: object = None, **options: object) -> int:
         """Get ready for a call. joblib's options say how to map arrays into its own workers; ours always are."""
-        self.parallel = parallel
+        self.parallel: object = parallel
         most = self.effective_n_jobs(n_jobs)
         if most > 1:
             # All workers may also be sent their next batch ahead.
@@ -116,6 +133,7 @@ class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         They cannot have changed: joblib reads tasks ahead and sends them when it likes, so nobody who changes an
         argument while his call lasts is promised anything. Those of older batches are not kept alive.
         """
+        self._drop_filters(batch)
         try:
             future = self._view._submit(operator.call, (batch,), {}, self._memory)
         except Exception as error:  # this may be joblib's callback, where nobody would see it and the call would hang
@@ -125,6 +143,19 @@ class PywrenBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         held = future._task.held
         self._memory = {where: piece for where, piece in self._memory.items() if piece[0].key in held}
         return future
+
+    def _drop_filters(self, batch: Batch) -> None:
+        """Take out of a batch the warnings that workers cannot know.
+
+        scikit-learn sends the filters of the caller's warnings along with each task. In a notebook some name classes of
+        IPython, without which a worker could not load the task; and nothing there raises such a warning.
+        """
+        lacks = self.executor._assembly.packer.lacks
+        for function, *_ in getattr(batch, "items", ()):
+            filters = getattr(function, "warning_filters", None)
+            if filters:
+                known = [given for given in filters if not lacks(given[2].__module__.partition(".")[0])]
+                function.warning_filters = known
 
     def _done(self, callback: Callback, future: Future[Results]) -> None:
         with self._lock:

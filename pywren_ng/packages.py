@@ -17,8 +17,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,7 @@ from pywren_runtime.wire import package_key
 
 __all__ = ["PackageSet", "prepare"]
 
+Told = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 FRESH: Final = 86_400.0  # seconds for which an answer of uv or pip holds: the index may have newer versions then
 KEPT: Final = 30 * 86_400.0  # seconds for which a set lies in the cache that nobody uses
 FORMAT: Final = 1  # counts up when the same lock is packed another way
@@ -53,8 +55,11 @@ class PackageSet:
         found = self.manifest.distributions
         return {top: (each.name, each.version) for each in found for top in each.imports}
 
-    def put(self, store: Store) -> None:
-        """Let the set lie in the store; the manifest comes last, so that where it lies, all lies."""
+    def put(self, store: Store, told: Told = lambda title, size: contextlib.nullcontext(int)) -> None:
+        """Let the set lie in the store; the manifest comes last, so that where it lies, all lies.
+
+        `told(title, size)` is entered while so many bytes are on their way, and gives what is told of each that came.
+        """
         if store.private:
             place = os.path.join(laid_out(), place_of(self.ref))
             with contextlib.suppress(OSError):
@@ -62,9 +67,12 @@ class PackageSet:
                 return
         elif is_there(store, self.ref.key):
             return
-        with ThreadPoolExecutor(THREADS) as pool:
-            for done in [pool.submit(self._put, store, piece.ref.key) for piece in self.manifest.pieces]:
+        refs = [piece.ref for piece in self.manifest.pieces]
+        size = sum(ref.size for ref in refs)
+        with told(f"packages to {store.url.partition('?')[0]}", size) as came, ThreadPoolExecutor(THREADS) as pool:
+            for ref, done in zip(refs, [pool.submit(self._put, store, ref.key) for ref in refs], strict=True):
                 done.result()
+                came(ref.size)
         self._put(store, self.ref.key)
 
     def restore(self, store: Store, key: str) -> bool | None:

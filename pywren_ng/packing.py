@@ -37,9 +37,9 @@ class Packed:
     __slots__ = ("data", "held", "modules")
 
     def __init__(self, data: bytes, held: tuple[str, ...] = (), modules: tuple[Unit, ...] = ()) -> None:
-        self.data = data
-        self.held = held
-        self.modules = modules
+        self.data: bytes = data
+        self.held: tuple[str, ...] = held
+        self.modules: tuple[Unit, ...] = modules
 
 
 Memory = dict[tuple[int, int], tuple[Ref, memoryview]]  # pieces that one map has stored, by where they lie
@@ -55,7 +55,7 @@ class Packer:
         packages: "PackageSet | None" = None,
         comparison: "Comparison | None" = None,
     ) -> None:
-        self.blobs = Blobs(store)
+        self.blobs: Blobs = Blobs(store)
         self._store = store
         self._modules = modules
         self._packages = packages
@@ -101,13 +101,13 @@ class Packer:
             raise PackingError(explain(culprit, name, error)) from error
         return Packed(data, tuple(held), units)
 
-    def function(self, fn: object, retry_on: tuple[type[BaseException], ...], name: str) -> Packed:
+    def function(self, fn: object, retry_on: tuple[type[BaseException], ...], name: str, role: int = 0) -> Packed:
         """Pack a job's function: anew for each job, for what it refers to may have changed, unless nothing can."""
         from pywren_ng.pickler import fingerprint
 
-        key = None if retry_on else fingerprint(fn)
+        key = None if retry_on or role else fingerprint(fn)
         if key is None:
-            return self._shared(self.pack((fn, retry_on), name))
+            return self._shared(self.pack((fn, retry_on, role) if role else (fn, retry_on), name))
         known = self._known.get(key)
         if known is None or self._units({key[1]}, [key[0]]) != known.modules:
             known = self._shared(self.pack((fn, retry_on), name))
@@ -155,6 +155,10 @@ class Packer:
         if self._comparison is not None and self._modules is not None:
             sure = imported.union(*map(self._comparison.imports, codes))
             self._comparison.check(name, self._modules.foreign(sure))
+
+    def lacks(self, top: str) -> bool:
+        """Whether the workers surely cannot import that top-level module; False where nothing is compared."""
+        return self._comparison is not None and self._comparison.lacks(top)
 
     def restore(self, key: str) -> bool:
         """Put again what a worker did not find; see `Blobs.restore`."""

@@ -37,7 +37,7 @@ class Scratch:
         self._base = base or _base()
         prefix = f"pywren-ng-{os.getuid()}-"
         _sweep(self._base, prefix)
-        self.path = os.path.join(self._base, prefix + os.urandom(6).hex())
+        self.path: str = os.path.join(self._base, prefix + os.urandom(6).hex())
         being_made = os.path.join(self._base, f".{os.path.basename(self.path)}")  # nobody sweeps it before it is locked
         os.mkdir(being_made, 0o700)
         self._lock = os.open(os.path.join(being_made, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pywren_ng.pricing import Usage
 from pywren_runtime.errors import TaskTimeout
 from pywren_runtime.wire import Environment, Head, Outcome, Status
 
@@ -50,6 +51,7 @@ class Heading:
     head: Head
     environment: Environment
     encoded: bytes
+    usage: Usage | None = None  # where a backend counts what is to be paid for
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,17 @@ class Task:
         held: tuple[str, ...],
         queued: float,
     ) -> None:
-        self.tasks = tasks
-        self.index = index
-        self.heading = heading
-        self.arguments = arguments
-        self.held = held  # keys of the blobs that the arguments need
-        self.state = State.READY
-        self.round = 0
-        self.attempt = 0  # of those begun so far; the first is 1
-        self.losses = 0  # attempts that a worker took with it
-        self.raises = 0  # attempts that raised what `retry_on` names
-        self.queued = queued  # seconds since the epoch
+        self.tasks: Tasks = tasks
+        self.index: int = index
+        self.heading: Heading = heading
+        self.arguments: bytes = arguments
+        self.held: tuple[str, ...] = held  # keys of the blobs that the arguments need
+        self.state: State = State.READY
+        self.round: int = 0
+        self.attempt: int = 0  # of those begun so far; the first is 1
+        self.losses: int = 0  # attempts that a worker took with it
+        self.raises: int = 0  # attempts that raised what `retry_on` names
+        self.queued: float = queued  # seconds since the epoch
         self.ending: Ending | None = None
         self.future: Future[Any] | None = None
 
@@ -165,7 +167,9 @@ class Tasks:
         "policy",
         "ready",
         "retried",
+        "role",
         "unsettled",
+        "waiting",
         "watcher",
     )
 
@@ -178,17 +182,19 @@ class Tasks:
         pace: Pace,
         watcher: Watcher,
     ) -> None:
-        self.job = job
-        self.watcher = watcher
-        self.kept = False  # whether somebody may still ask for arguments and endings of settled tasks
+        self.job: str = job
+        self.watcher: Watcher = watcher
+        self.kept: bool = False  # whether somebody may still ask for arguments and endings of settled tasks
         self.held: tuple[str, ...] = ()  # keys of the blobs that the function needs
-        self.policy = policy
-        self.chunksize = chunksize
-        self.pace = pace
+        self.role: int = 0  # what its tasks are besides calls of the function: see `wire`
+        self.policy: Policy = policy
+        self.chunksize: int | None = chunksize
+        self.pace: Pace = pace
         self.all: list[Task] = []
         self.ready: deque[Task] = deque()
-        self.unsettled = 0
-        self.retried = 0  # attempts that failed and were followed by another
+        self.unsettled: int = 0
+        self.waiting: int = 0  # of those, how many wait for their next attempt
+        self.retried: int = 0  # attempts that failed and were followed by another
 
 
 class Tracker:
@@ -196,7 +202,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Tasks] = {}
-        self.ready = 0
+        self.ready: int = 0
         self._queue: deque[Tasks] = deque()
         self._waiting: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
@@ -291,6 +297,8 @@ class Tracker:
         if task.state is State.READY:
             task.tasks.ready.remove(task)
             self.ready -= 1
+        elif task.state is State.WAITING:
+            task.tasks.waiting -= 1
         task.state = State.SETTLED
         task.ending = ending
         task.tasks.unsettled -= 1
@@ -312,6 +320,7 @@ class Tracker:
         while self._waiting and self._waiting[0][0] <= now:
             task = heapq.heappop(self._waiting)[2]
             if task.state is State.WAITING:
+                task.tasks.waiting -= 1
                 self._again(task)
         return self._waiting[0][0] if self._waiting else None
 
@@ -325,6 +334,7 @@ class Tracker:
     def _wait(self, task: Task, now: float, times: int) -> None:
         task.state = State.WAITING
         task.tasks.retried += 1
+        task.tasks.waiting += 1
         heapq.heappush(self._waiting, (now + backoff(times), next(self._order), task))
 
 

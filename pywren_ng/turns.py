@@ -32,7 +32,7 @@ class Turns:
     """Takes turns for a subclass, which says what a turn does: `_turn`, `_busy`, `_fail` and `_end`."""
 
     def __init__(self, backend: Backend) -> None:
-        self.closing = False  # whether it takes no more; what it has taken it finishes
+        self.closing: bool = False  # whether it takes no more; what it has taken it finishes
         self._backend = backend
         self._inbox: deque[Callable[[], object]] = deque()
         self._closed = threading.Event()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pywren_ng.tracker import Heading, Lost
-from pywren_runtime.wire import Call, Environment, Outcome
+from pywren_runtime.wire import Call, Environment, Outcome, Signer
 
 Event = Outcome | Lost
 
@@ -26,6 +26,8 @@ class Backend(Protocol):
     """Starts Calls and brings back what becomes of them. One call at a time, but for `wait` and `wake`."""
 
     workers: int  # how many Calls can run at once
+    longest: float | None  # seconds that no task can outlast, whatever its job allows
+    signer: Signer  # what it signs, its workers believe
     threaded: (
         bool  # whether the engine has a thread of its own; if not, tasks run in `collect`, in the thread that submits
     )

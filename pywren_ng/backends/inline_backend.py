@@ -4,6 +4,7 @@ The same worker code runs, so arguments and results are pickled as they would be
 are not enforced, and what a task prints is not kept.
 """
 
+import os
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from pywren_ng.backends import Event, Order
 from pywren_ng.credentials import Access
 from pywren_ng.scratch import private_store
 from pywren_runtime.stores import Store
-from pywren_runtime.wire import Environment
+from pywren_runtime.wire import Environment, Signer
 from pywren_runtime.worker import Worker
 
 
@@ -19,10 +20,12 @@ class InlineBackend:
     """Runs one Call at each `collect`."""
 
     workers = 1
+    longest: float | None = None
     threaded = False
 
     def __init__(self, store: Store, *, root: str) -> None:
-        self._worker = Worker(store, root=root, take_output=bytes)
+        self.signer: Signer = Signer(os.urandom(32))
+        self._worker = Worker(store, root=root, take_output=bytes, signer=self.signer)
         self._orders: deque[Order] = deque()
 
     def prepare(self, environment: Environment) -> None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pywren_runtime.aws import LOG_IN
 from pywren_runtime.errors import (
     AccessDenied,
     CredentialsError,
@@ -220,12 +221,15 @@ def _refusal(status: int, kind: str, text: str, asked: Asked) -> BaseException:
             f"({said}); `pywren-ng policy user` prints the permissions that a user needs"
         )
     if status == 403 or kind in ("MissingAuthenticationTokenException", "MissingAuthenticationToken"):
-        cure = "set other credentials"
-        if "Expired" in kind:
-            cure = "get new ones (aws sso login, or however your company hands them out) and make a new Executor"
-        elif "Signature expired" in text or "skew" in text.lower():
-            cure = "set this machine's clock: it differs from AWS's by minutes"
-        return CredentialsError(f"AWS does not accept these credentials for {asked.region} ({said}); {cure}")
+        if "Signature expired" in text or "skew" in text.lower():
+            why = "this machine's clock differs from AWS's by minutes"
+            cure = "Set the clock, for instance: timedatectl set-ntp true"
+        elif "Expired" in kind:
+            why, cure = "the credentials have expired", LOG_IN
+        else:
+            why = "the credentials are not valid"
+            cure = f"See whose they are: aws sts get-caller-identity. {LOG_IN}"
+        return CredentialsError(f"{asked.function} in {asked.region} was not invoked: {why} ({said}). {cure}.")
     return LambdaError(f"the function {asked.function} in {asked.region} took no Call of {asked.size:,} bytes ({said})")
 
 

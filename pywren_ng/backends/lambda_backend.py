@@ -19,13 +19,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from pywren_ng.backends import Event, Order, lambda_answers, lambda_trees
+from pywren_ng.backends import Event, Order, lambda_answers, lambda_bills, lambda_trees
 from pywren_ng.backends.lambda_answers import Again, Asked, Died, Done, Hopeless, Stored, Verdict
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Found, Heard, Kept, Listed
 from pywren_ng.backends.lambda_flights import MOST, Flight, Limits, after_refusal, choose, event_of, overdue, pause
-from pywren_ng.backends.lambda_place import deployed, invoker, setting
-from pywren_ng.backends.lambda_place import own_store as own_store
-from pywren_ng.backends.lambda_place import target as target
+from pywren_ng.backends.lambda_place import billed, deployed, invoker, own_store, setting, target
 from pywren_ng.backends.lambda_watch import Watch, Watches
 from pywren_ng.credentials import Access
 from pywren_ng.deployment import Deployment
@@ -34,6 +32,8 @@ from pywren_runtime.errors import LambdaError, PywrenError, StoreError, Throttle
 from pywren_runtime.invoker import Answer, Invoker
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment, Outcome, Signer, call_key, outcome_key
+
+__all__ = ["LambdaBackend", "billed", "make", "own_store", "target"]
 
 CONCURRENCY = 1000  # what an account may run at once, unless it says otherwise
 _LOG = logging.getLogger(__name__)
@@ -48,12 +48,13 @@ class LambdaBackend:
         self, invoker: Invoker, store: Store, where: Deployment, *, workers: int | None, invoke: str, limits: Limits
     ) -> None:
         self._wanted = workers
-        self.workers = workers or CONCURRENCY
+        self.workers: int = workers or CONCURRENCY
         self._invoker = invoker
         self._where = where
         self._invoke = invoke
+        self.longest: float | None = where.timeout
         self._limits = limits
-        self._signer = Signer(where.key)
+        self.signer: Signer = Signer(where.key)
         self._finder = Finder(store, invoker.wake)
         self._flights: dict[int, Flight] = {}
         self._starters: dict[int, list[lambda_trees.Load]] = {}
@@ -83,11 +84,11 @@ class LambdaBackend:
             self._turned, self._busy_since = now, math.inf
         for order in orders:
             self._number += 1
+            memory = order.heading.environment.memory or self._where.memory
             mode = choose(self._invoke, order, out=len(self._flights), seconds=None, limits=self._limits)
-            name = self._where.function(order.heading.environment.memory, self._number % self._where.copies)
-            flight = Flight(self._number, order, mode, name, now, set(range(len(order.call.tasks))))
-            self._flights[self._number] = flight
-            new.append(flight)
+            name = self._where.function(memory, self._number % self._where.copies)
+            new.append(Flight(self._number, order, mode, name, now, set(range(len(order.call.tasks))), memory=memory))
+            self._flights[self._number] = new[-1]
         later = [flight for flight in new if flight.mode == "async"]
         if len(later) >= lambda_trees.LEAST:
             self._plant(later, now)
@@ -160,11 +161,10 @@ class LambdaBackend:
     def _body(self, flight: Flight) -> bytes:
         """What its Invoke carries; nothing if the Call is too large, which is then put into the store."""
         flight.unsent = False
-        frame = self._signer.seal(b"call", flight.order.call.encode())
+        frame = self.signer.seal(b"call", flight.order.call.encode())
         if 4 * len(frame) // 3 + 100 <= MOST[flight.mode]:
             return event_of(b"call", base64.b64encode(frame), flight)
-        task, attempt = flight.first
-        self._finder.keep(flight.number, call_key(flight.job, task, attempt), frame)
+        self._finder.keep(flight.number, call_key(flight.job, *flight.first), frame)
         return b""
 
     def _plant(self, flights: list[Flight], now: float) -> None:
@@ -181,6 +181,7 @@ class LambdaBackend:
         left = set(range(len(group)))
         if answer.status == 200 and "x-amz-function-error" not in answer.headers:
             left = lambda_trees.failed(answer.body, len(group))
+        lambda_bills.planted([flight for flight, _ in group], answer, left)
         for place, (flight, body) in enumerate(group):
             if flight.number not in self._flights:
                 continue  # cancelled meanwhile
@@ -190,9 +191,8 @@ class LambdaBackend:
                 self._watch(flight, now)
 
     def _post(self, flight: Flight, body: bytes, now: float) -> None:
-        later = flight.mode == "async"
-        flight.size = len(body)
-        flight.alive = now
+        later, flight.size, flight.alive = flight.mode == "async", len(body), now
+        lambda_bills.posted(flight)
         silence = self._limits.begins if later else self._where.timeout + self._limits.begins
         self._invoker.send(flight.number, flight.function, body, event=later, silence=silence)
         self._look_at(flight, now + self._limits.listens)
@@ -210,8 +210,8 @@ class LambdaBackend:
         flight = self._flights.get(cast(int, answer.tag))
         if flight is None or flight.watched:
             return
-        memory = flight.order.heading.environment.memory or self._where.memory
-        asked = Asked(flight.function, self._where.region, self._invoker.endpoint, memory, flight.size)
+        lambda_bills.answered(flight, answer)
+        asked = Asked(flight.function, self._where.region, self._invoker.endpoint, flight.memory, flight.size)
         try:
             self._judged(flight, lambda_answers.judge(answer, asked), answer, now)
         except PywrenError as error:  # a frame that does not carry our signature
@@ -222,7 +222,7 @@ class LambdaBackend:
             self._busy_since = math.inf
         if isinstance(verdict, Done):
             for frame in verdict.frames:
-                self._bring(flight, lambda_answers.opened(frame, self._signer))
+                self._bring(flight, lambda_answers.opened(frame, self.signer))
             self._lose(flight, LambdaError("its worker did not get to it"), charged=False)
         elif isinstance(verdict, Stored):
             self._watch(flight, now)
@@ -278,8 +278,7 @@ class LambdaBackend:
         if isinstance(found, Kept):
             flight = self._flights.get(found.number)
             if flight is not None and found.error is None:
-                task, attempt = flight.first
-                self._post(flight, event_of(b"call_key", call_key(flight.job, task, attempt).encode(), flight), now)
+                self._post(flight, event_of(b"call_key", call_key(flight.job, *flight.first).encode(), flight), now)
             elif flight is not None:
                 self._lose(flight, cast(BaseException, found.error))
             return
@@ -302,7 +301,7 @@ class LambdaBackend:
         try:
             if found.frame is not None:
                 place = outcome_key(found.job, found.task, found.round)
-                self._bring(flight, lambda_answers.opened(found.frame, self._signer, place))
+                self._bring(flight, lambda_answers.opened(found.frame, self.signer, place))
         except PywrenError as error:
             self._lose(flight, error, final=True, one=found.task)
         if over and (lost := self._absent.get(flight.number)) is not None:
@@ -318,6 +317,7 @@ class LambdaBackend:
             task = flight.order.call.tasks[position]
             if (task.index, task.round) == (outcome.task, outcome.round) and outcome.job == flight.job:
                 flight.open.discard(position)
+                lambda_bills.brought(flight, outcome)
                 # An earlier attempt, given up too soon, may have committed this round: then that is how it ended.
                 self._events.append(
                     replace(outcome, attempt=task.attempt) if outcome.attempt < task.attempt else outcome
@@ -367,6 +367,7 @@ class LambdaBackend:
             self._end(flight)
 
     def _end(self, flight: Flight) -> None:
+        lambda_bills.over(flight)
         self._flights.pop(flight.number, None)
         self._absent.pop(flight.number, None)
         self._watches.drop(flight)

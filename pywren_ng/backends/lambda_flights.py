@@ -6,6 +6,7 @@ sent ──► answered ──────────────────�
               └── neither an outcome nor a heartbeat in time ──► lost, and sent again, waiting for the answer
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,10 @@ class Flight:
     unsent: bool = True  # whether it waits here to be sent
     unsure: bool = False  # whether it may have been run all the same, and its outcomes stored
     due: float = 0.0  # when to look at it next
+    memory: int = 0  # MB of its function
+    unbilled: int = 0  # Invokes of which nobody has said yet what they are billed
+    began: float = math.inf  # by its worker's clock, of what was brought
+    ended: float = -math.inf
 
     @property
     def job(self) -> str:

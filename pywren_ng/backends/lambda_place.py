@@ -1,5 +1,6 @@
 """Which deployment on Lambda, reached as whom: what the settings and the executor's `profile` and `region` come to."""
 
+from dataclasses import replace
 from typing import Any
 
 from pywren_ng import config, deployment
@@ -21,12 +22,17 @@ def deployed(access: Access) -> Deployment:
 def own_store(directory: str, access: Access) -> Store:
     """Where the executor's data lies if the user names no store: the deployment's bucket."""
     where = deployed(access)
-    return open_store(where.store, Access(access.profile, where.region))
+    return open_store(where.store, replace(access, region=where.region))
 
 
 def target(access: Access) -> Target:
     """The packages that its workers can be given."""
     return on_lambda(HERE, deployed(access).arch)
+
+
+def billed(access: Access) -> str:
+    """By which processor's price its workers are paid."""
+    return deployed(access).arch
 
 
 def invoker(where: Deployment, access: Access) -> Invoker:

@@ -2,6 +2,7 @@
 
 import math
 
+from pywren_ng.backends import lambda_bills
 from pywren_ng.backends.lambda_finder import Fetched, Finder, Heard, Listed
 from pywren_ng.backends.lambda_flights import Flight, Limits
 
@@ -69,9 +70,11 @@ class Watch:
         """Look for what is due."""
         if self._wanted and not self._listing and now >= self._list_at:
             self._listing = True
+            lambda_bills.listed(self._wanted.values())
             finder.list(self.job, min(self._wanted)[0])
         if self._heeded and not self._hearing and now >= self._hear_at:
             self._hearing = True
+            lambda_bills.listed(self._heeded.values())
             finder.listen(self.job, now)
 
     def listed(self, found: Listed, finder: Finder, now: float) -> None:
@@ -131,7 +134,7 @@ class Watches:
     is due, and then for all that is due."""
 
     def __init__(self, finder: Finder, limits: Limits) -> None:
-        self.due = math.inf  # when to look next; any thread may read it
+        self.due: float = math.inf  # when to look next; any thread may read it
         self._finder = finder
         self._limits = limits
         self._all: dict[str, Watch] = {}

@@ -24,11 +24,11 @@ from pywren_ng.credentials import Access
 from pywren_ng.requirements import HERE, Target
 from pywren_ng.scratch import laid_out, private_store
 from pywren_ng.tracker import Lost
-from pywren_runtime.errors import ConfigError
+from pywren_runtime.errors import ConfigError, SignatureError
 from pywren_runtime.process import Doom, too_long
 from pywren_runtime.spawn import Surroundings
 from pywren_runtime.stores import Store
-from pywren_runtime.wire import Environment
+from pywren_runtime.wire import Environment, Signer
 
 AHEAD = 0.004  # seconds of work that may wait in a worker's pipe
 DEEPEST = 64
@@ -39,10 +39,12 @@ REAP = 0.5  # how often to look for dead workers whose pipe somebody else keeps 
 class LocalBackend:
     """Worker processes of this machine, `workers` of them at most, whatever their environments."""
 
+    longest: float | None = None
     threaded = True
 
     def __init__(self, surroundings: Surroundings, *, workers: int) -> None:
         self.workers = workers
+        self.signer: Signer = Signer(surroundings.key)
         self._surroundings = surroundings
         self._processes: list[LocalProcess] = []
         self._selector = selectors.DefaultSelector()
@@ -162,6 +164,9 @@ class LocalBackend:
             self._events.extend(process.receive())
         except EOFError:
             self._bury(process)
+        except SignatureError as error:
+            process.doom = Doom(SignatureError, str(error))
+            self._bury(process)
 
     def _flush(self, process: LocalProcess) -> None:
         if process.doom is not None:
@@ -176,7 +181,7 @@ class LocalBackend:
         soonest = REAP
         for process in list(self._processes):
             if process.is_dead():
-                with contextlib.suppress(EOFError):
+                with contextlib.suppress(EOFError, SignatureError):
                     while arrived := process.receive():
                         self._events.extend(arrived)
                 self._bury(process)
@@ -243,7 +248,10 @@ class LocalBackend:
     def _bury(self, process: LocalProcess) -> None:
         """A worker is dead: its running task is charged, those it had not begun are not."""
         self._dismiss(process)
-        number, position, doom = process.post_mortem(next(iter(process.sent), 0))
+        first = next(iter(process.sent), 0)
+        number, position, doom = process.post_mortem(first)
+        if doom.kind is SignatureError:  # whoever wrote there: the task whose outcome was to come is charged
+            number, position = first, process.done_of(first)
         stopped = doom.kind is CancelledError
         for sent, order in process.sent.items():
             done = process.done_of(sent)

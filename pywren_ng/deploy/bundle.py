@@ -80,7 +80,7 @@ def _own() -> Iterator[tuple[str, Path]]:
             raise ConfigError(f"the package {package} is not installed here: install pywren-ng again")
         top = Path(spec.submodule_search_locations[0])
         for source in top.rglob("*"):
-            if source.is_file() and source.suffix in (".py", ".typed"):
+            if source.is_file() and source.suffix in (".py", ".typed", ".json"):
                 yield str(PurePosixPath(package, *source.relative_to(top).parts)), source
 
 

@@ -1,20 +1,22 @@
 """`pywren-ng setup`: from options to a deployment that answers, and the file that says where it is.
 
-options ─► plan ─► shown, asked ─► layers ─► stack ─► looked at again ─► file of this user's
+options ─► plan ─► shown, asked ─► layers ─► stack ─► looked at, mended ─► file of this user's
             ▲                                  │
             └── what is there already ◄────────┘
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pywren_ng import deployment
 from pywren_ng.deploy import layers, stack, template
 from pywren_ng.deploy.account import Account
 from pywren_ng.deploy.layers import Say
-from pywren_ng.deploy.plan import Plan, Runtime, check, filled, plus
+from pywren_ng.deploy.plan import Function, Plan, Runtime, check, filled, plus
 from pywren_ng.deploy.stack import Stack
 from pywren_ng.deployment import Deployment
 from pywren_ng.requirements import HERE
@@ -62,7 +64,7 @@ def setup(there: Deployed, asked: Plan, *, only: bool, say: Say, ask: Ask) -> Pa
     except PywrenError:
         layers.forget(account, name, frozenset(layer for *_, layer in before.layers))
         raise
-    variables = _verified(account, plan, name, made)
+    variables = _verified(account, whole, made, say)
     file = written(there, whole, variables, asked)
     layers.forget(account, name, frozenset(made.values()))
     return file
@@ -159,9 +161,7 @@ BROKEN = {
 def variables_of(account: Account, function: str) -> dict[str, str]:
     """A function's environment variables."""
     with account.asking(f"look at the function {function}"):
-        found = account.client("lambda").get_function_configuration(FunctionName=function)
-    variables: dict[str, str] = found.get("Environment", {}).get("Variables", {})
-    return variables
+        return _variables(account.client("lambda").get_function_configuration(FunctionName=function))
 
 
 def _usable(account: Account, found: Stack | None) -> Stack | None:
@@ -178,21 +178,59 @@ def _usable(account: Account, found: Stack | None) -> Stack | None:
     return None
 
 
-def _verified(account: Account, plan: Plan, name: str, made: Mapping[Runtime, str]) -> dict[str, str]:
-    """Each function has the very layer that was published, and the same key; its variables."""
-    client, variables = account.client("lambda"), {}
-    for function in plan.functions(name):
-        with account.asking(f"look at the function {function.name}"):
-            client.get_waiter("function_updated_v2").wait(
-                FunctionName=function.name, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
-            )
-            found = client.get_function_configuration(FunctionName=function.name)
-        has, layer = [layer["Arn"] for layer in found.get("Layers", ())], made[function.runtime]
-        if has != [layer]:
-            raise DeploymentError(
-                f"the function {function.name} has the layers {has}, and {layer} was published for it: somebody changed"
-                " it by hand. See who did, and set it back: aws lambda update-function-configuration --function-name"
-                f" {function.name} --layers {layer} --region {account.region}"
-            )
-        variables = found["Environment"]["Variables"]
+def _verified(account: Account, whole: Stack, made: Mapping[Runtime, str], say: Say) -> dict[str, str]:
+    """Each function is as the stack has it, which does not look whether somebody changed it by hand; its variables.
+
+    One that was changed is set back. What runs there ends as it began.
+    """
+    functions = whole.plan.functions(whole.name)
+    found = [_ready(account, function.name) for function in functions]
+    keys = Counter(key for each in found if (key := _variables(each).get(template.KEY)))
+    if not keys:
+        raise DeploymentError(
+            f"no function of {whole.name} has a signing key any more: somebody removed it by hand. Make the deployment"
+            f" anew: pywren-ng teardown, and setup, with --region {account.region} --name {whole.name}"
+        )
+    variables = {template.STORE: whole.outputs["Store"] + template.TOLD, template.KEY: keys.most_common(1)[0][0]}
+    for function, has in zip(functions, found, strict=True):
+        wrong = _wrong(function, has, whole.plan.disk, made[function.runtime], variables)
+        if wrong:
+            say(f"{function.name} was changed by hand, and is set back: {', '.join(sorted(wrong))}.")
+            with account.asking(f"set back the function {function.name}"):
+                account.client("lambda").update_function_configuration(FunctionName=function.name, **wrong)
+            _ready(account, function.name)
     return variables
+
+
+def _ready(account: Account, function: str) -> dict[str, Any]:
+    """A function's configuration, when AWS is done with it."""
+    client = account.client("lambda")
+    with account.asking(f"look at the function {function}"):
+        client.get_waiter("function_updated_v2").wait(
+            FunctionName=function, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+        )
+        found: dict[str, Any] = client.get_function_configuration(FunctionName=function)
+    return found
+
+
+def _wrong(
+    function: Function, has: Mapping[str, Any], disk: int, layer: str, variables: Mapping[str, str]
+) -> dict[str, Any]:
+    """What of a function's configuration is not as it was made, and should be."""
+    right: dict[str, Any] = {
+        "MemorySize": function.memory,
+        "EphemeralStorage": {"Size": disk},
+        "Timeout": template.TIMEOUT,
+        "Handler": template.ENTRY,
+    }
+    wrong = {name: value for name, value in right.items() if has.get(name, value) != value}
+    if [each["Arn"] for each in has.get("Layers", ())] != [layer]:
+        wrong["Layers"] = [layer]
+    if not variables.items() <= _variables(has).items():  # others that somebody added are no harm
+        wrong["Environment"] = {"Variables": {**_variables(has), **variables}}
+    return wrong
+
+
+def _variables(function: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = function.get("Environment", {}).get("Variables", {})
+    return found

@@ -17,6 +17,9 @@ from pywren_runtime.errors import ConfigError
 
 LARGEST = 51_200  # bytes of a template that is not in a bucket; one that is could be changed there
 TIMEOUT = 900
+ENTRY = "index.handle"  # CloudFormation calls the file so
+STORE, KEY = "PYWREN_NG_INTERNAL_STORE", "PYWREN_NG_INTERNAL_KEY"  # variables of each function
+TOLD = "?conditional=trusted"  # a worker need not find out whether AWS honours conditions
 _CODE = "from pywren_runtime.handler import handle  # it is in the layer\n"
 
 
@@ -75,16 +78,15 @@ def _function(plan: Plan, function: Function, bucket: str, layer: str) -> dict[s
         "MemorySize": function.memory,
         "EphemeralStorage": {"Size": plan.disk},
         "Timeout": TIMEOUT,
-        "Handler": "index.handle",  # CloudFormation calls the file so
+        "Handler": ENTRY,
         "Code": {"ZipFile": _CODE},
         "Layers": [layer],
         "Role": plan.role or {"Fn::GetAtt": ["Role", "Arn"]},
         "LoggingConfig": {"LogGroup": {"Ref": "Log"}},
         "Environment": {
             "Variables": {
-                # A worker need not find out whether AWS honours conditions.
-                "PYWREN_NG_INTERNAL_STORE": {"Fn::Sub": f"s3://{bucket}/${{Folder}}?conditional=trusted"},
-                "PYWREN_NG_INTERNAL_KEY": {"Ref": "Key"},
+                STORE: {"Fn::Sub": f"s3://{bucket}/${{Folder}}{TOLD}"},
+                KEY: {"Ref": "Key"},
             }
         },
     }

@@ -1,7 +1,7 @@
 """The worker as a process of this machine: `python -m pywren_runtime FRAMES TICKETS OUTCOMES BOARD READ PRINT`.
 
 It is started by the local backend, or on Lambda by the supervisor, and is of no use by hand. The first frame is its
-greeting: the signing key and where the store lies; they come by a pipe so that no other user can see them.
+greeting: the keys and where the store lies; they come by a pipe so that no other user can see them.
 """
 
 import faulthandler
@@ -12,8 +12,10 @@ import sys
 import time
 
 from pywren_runtime import link
+from pywren_runtime.batches import Opener, Sealer
 from pywren_runtime.blobs import Cache, is_remote
 from pywren_runtime.capture import Capture
+from pywren_runtime.seal import adopt
 from pywren_runtime.stores import open_store
 from pywren_runtime.wire import Call, Signer
 from pywren_runtime.worker import Worker
@@ -33,15 +35,15 @@ def main() -> None:
         if os.getppid() != parent:
             os.killpg(0, signal.SIGKILL)
 
-    arrivals = link.calls(frames, tickets)
-    greeting = next(arrivals, None)
-    if greeting is None:
+    greeting = link.greeting(frames)
+    if not greeting:
         return
-    key, fields = greeting[1][:32], json.loads(greeting[1][32:])
+    pipes, key, fields = greeting[:32], greeting[32:64], json.loads(greeting[64:])
     faulthandler.enable(file=os.dup(2))  # the file that the backend reads after a crash
     limit_memory(fields["memory"], fields["most"])
     capture = Capture(echo=board.echo, watch=die_with_parent, pipe=(pipe[0], pipe[1]))
-    signer = Signer(key)
+    opener, sealer = Opener(pipes, b"calls"), Sealer(pipes, b"outcomes")
+    adopt(key)
     current = [0, 0]
 
     def announce(task: object) -> None:
@@ -61,12 +63,15 @@ def main() -> None:
         announce=announce,
         cache=cache,
         memory=fields["memory"],
+        signer=Signer(key),
     )
-    for number, frame in arrivals:
-        current[:] = number, 0
-        for outcome in worker.run(Call.decode(signer.open(b"call", frame))):
-            body = signer.seal(b"outcome", outcome.encode())
-            link.write_all(outcomes, link.OUTCOME.pack(len(body)) + body)
+    own = os.getpid()
+    for sent in link.calls(frames, tickets, opener):
+        current[:] = sent.number, 0
+        for outcome in worker.run(Call.decode_tasks(sent.head, sent.tasks, sent.count)):
+            if os.getpid() != own:  # a child that a task forked and that came back: the outcome is its parent's
+                os._exit(0)
+            link.write_all(outcomes, sealer.seal(outcome.encode()))
             board.rest()
 
 

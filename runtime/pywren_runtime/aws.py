@@ -15,6 +15,10 @@ from pywren_runtime.errors import ConfigError, CredentialsError
 
 EARLY: Final = 300.0  # seconds
 INFINITE: Final = float("inf")
+LOG_IN: Final = (  # what to do about credentials that have expired, or are not valid
+    "Log in again (`aws sso login`, with --profile if you use one), or put fresh values into AWS_ACCESS_KEY_ID,"
+    " AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+)
 SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
 

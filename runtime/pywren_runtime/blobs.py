@@ -170,7 +170,8 @@ def _locked(path: str) -> Iterator[None]:
 def _changed(store: Store, ref: Ref, size: int) -> SignatureError:
     return SignatureError(
         f"{ref.key} in {store.url} is not what was stored there: its {size} bytes have another hash; "
-        "somebody else wrote to the store, or it is damaged; run the job again in a store of its own"
+        "somebody else wrote to the store, or it is damaged. It lies there still, and whatever needs these bytes meets "
+        "it: remove that object, see who can write there, and run the job again"
     )
 
 

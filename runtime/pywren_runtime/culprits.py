@@ -68,6 +68,7 @@ KINDS = (
         advice="Create it inside the function, under that function's own asyncio.run(){getstate}.",
     ),
     Kind("concurrent.futures._base.Future", advice="Send its result() instead."),
+    Kind("pywren_ng.job.Job", noun="it belongs to its executor", advice="Send its results() instead."),
     Kind("concurrent.futures._base.Executor", noun="an executor", advice="Make another inside the function."),
     Kind(
         "logging.Handler",

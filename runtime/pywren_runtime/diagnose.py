@@ -271,7 +271,10 @@ def _sentence(name: str, culprit: _Step, failure: Exception) -> str:
     article = "an" if what.lstrip("_")[:1].lower() in ("a", "e", "i", "o", "u") else "a"
     noun = f" ({_noun(kind, last.value)})" if kind is not None and kind.noun else ""
     why = _own_words(failure) if last is culprit else ""
-    return f"{name} cannot be pickled: {where} is {article} {what}{noun}{why}. {_advice(kind, path)}"
+    advice = _advice(kind, path)
+    if name.startswith("the result"):
+        advice = _for_result(advice)
+    return f"{name} cannot be pickled: {where} is {article} {what}{noun}{why}. {advice}"
 
 
 def _advice(kind: Kind | None, path: list[_Step]) -> str:
@@ -281,6 +284,13 @@ def _advice(kind: Kind | None, path: list[_Step]) -> str:
         if holder not in (FunctionType, ModuleType) and not issubclass(holder, type):
             getstate = f", or leave it out in {holder.__name__}.__getstate__"
     return (kind or UNKNOWN).advice.format(getstate=getstate)
+
+
+def _for_result(advice: str) -> str:
+    """The same for what a function returns, and does not get."""
+    if advice.startswith(("Create", "Make", "Open", "Pass", "Start")):
+        return "Return what it was made from, or what was got from it, instead."
+    return advice.replace("Send ", "Return ").replace("send ", "return ")
 
 
 def _noun(kind: Kind, value: object) -> str:

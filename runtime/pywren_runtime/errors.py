@@ -22,8 +22,10 @@
     │   ├── ShuffleCorrupt                         what came out is not what went in
     │   ├── RecordError      (ValueError)          the input is not made of such records
     │   ├── KeysIncomparable (TypeError)           two keys of a sort have no order
+    │   ├── KeyUnsupported   (TypeError)           nothing can be grouped or joined by such a key
     │   └── OutputInUse      (FileExistsError)     something lies where the output is to go
     └── StoreError         (OSError)               the store did not do what was asked
+        ├── StoreCredentialsError                  it does not accept the credentials: a CredentialsError, too
         ├── KeyMissing     (KeyError)              nothing lies at that key
         └── StoreFull                              no room left
 
@@ -42,6 +44,7 @@ __all__ = [
     "FunctionMissing",
     "InitializerError",
     "KeyMissing",
+    "KeyUnsupported",
     "KeysIncomparable",
     "LambdaError",
     "ModulesError",
@@ -54,6 +57,7 @@ __all__ = [
     "ShuffleCorrupt",
     "ShuffleError",
     "SignatureError",
+    "StoreCredentialsError",
     "StoreError",
     "StoreFull",
     "TaskOutOfMemory",
@@ -148,6 +152,10 @@ class KeysIncomparable(ShuffleError, TypeError):
     """Two keys of a sort cannot be compared; the message shows both."""
 
 
+class KeyUnsupported(ShuffleError, TypeError):
+    """Nothing can be grouped or joined by a key of that type; the message names the type, and what to do."""
+
+
 class OutputInUse(ShuffleError, FileExistsError):
     """Something lies where the output is to go."""
 
@@ -156,10 +164,15 @@ class StoreError(PywrenError, OSError):
     """A store did not do what was asked of it."""
 
 
+class StoreCredentialsError(StoreError, CredentialsError):
+    """The store does not accept the credentials, or there are none; the message says what to run."""
+
+
 class KeyMissing(StoreError, KeyError):
     """Nothing lies at that key."""
 
-    __str__ = Exception.__str__  # KeyError would show the repr of the message
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would show the repr of the message
 
 
 class StoreFull(StoreError):

@@ -29,6 +29,10 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""' if self.args else ""
 
 
+class Unread(Exception):
+    """What a reducer was to read could not be read; the cause says why. It is not the user's function that failed."""
+
+
 def text_of(error: BaseException) -> str:
     """The traceback as the worker sees it, without the worker's own frames at its top."""
     own = __file__.rpartition("failures")[0]

@@ -44,7 +44,7 @@ class Invoker:
         limits: Limits | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self.connections = spare_descriptors(connections)  # at most
+        self.connections: int = spare_descriptors(connections)  # at most
         self._route = plan_route(endpoint, proxy=proxy, ca=ca)
         self._credentials = credentials
         self._signer = Signer("lambda", region)

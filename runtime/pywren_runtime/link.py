@@ -1,23 +1,31 @@
 """How a local worker and its backend talk: two pipes towards the worker, one back, and a board that both can see.
 
-    backend ── frames: u64 number, u32 length, a signed Call ──────► worker
-            ── tickets: u64 number of the next Call that may run ──►
-            ◄─ frames: u32 length, a signed Outcome ────────────────
+    backend ── a greeting, then signed batches of Calls ─────► worker
+            ── tickets: u64 number of the next Call that may run ►
+            ◄─ signed batches, of one Outcome each ──────────────
             ◄─ board: which task runs since when; what it printed last
 
 A Call belongs to whoever reads its ticket. The worker reads one before it begins a Call; the backend may read
 tickets back and give those Calls to another worker. The kernel hands each ticket to exactly one of them, so Calls can
 be sent ahead to hide the round trip and yet none waits behind a long one, runs twice or is lost.
+
+In a batch (see `pywren_runtime.batches`) each Call is its number, how many tasks it has, two sizes, its head and its
+tasks. The head is left out where it is that of the Call before.
 """
 
 import mmap
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
 
+TYPE_CHECKING = False  # Lambda's initialisation waits for this module: `typing` and what checks signatures come later
+if TYPE_CHECKING:
+    from pywren_runtime.batches import Opener
+
 TICKET = struct.Struct("<Q")
-CALL = struct.Struct("<QI")
-OUTCOME = struct.Struct("<I")
+CALL = struct.Struct("<QIII")
+GREETING = struct.Struct("<I")
 TAIL = 4096
 
 
@@ -42,32 +50,54 @@ def write_all(fd: int, data: bytes) -> None:
             done += os.write(fd, view[done:])
 
 
-def calls(frames: int, tickets: int) -> Iterator[tuple[int, bytes]]:
-    """In a worker: the Calls that it may run, each with its number, until the backend goes away.
+def greeting(frames: int) -> bytes:
+    """In a worker: what its owner says first, which brings the keys and so cannot be signed. b"" if that has gone."""
+    size = read_exactly(frames, GREETING.size)
+    return read_exactly(frames, *GREETING.unpack(size)) if len(size) == GREETING.size else b""
 
-    The first frame, its greeting, has number 0 and needs no ticket, for nobody else could use it.
-    """
-    buffer, at, ticket = b"", 0, TICKET.pack(0)
-    while len(ticket) == TICKET.size:
+
+class Sent:
+    """A Call as it has arrived: its number, its head, how many tasks it has, and these as bytes."""
+
+    __slots__ = ("count", "head", "number", "tasks")
+
+    def __init__(self, number: int, head: bytes, count: int, tasks: memoryview) -> None:
+        self.number: int = number
+        self.head: bytes = head
+        self.count: int = count
+        self.tasks: memoryview = tasks
+
+
+def calls(frames: int, tickets: int, opener: "Opener") -> Iterator[Sent]:
+    """In a worker: the Calls that it may run, until the backend goes away."""
+    arrived: deque[Sent] = deque()
+    head = b""
+    while len(ticket := os.read(tickets, TICKET.size)) == TICKET.size:
         (allowed,) = TICKET.unpack(ticket)
         while True:
-            if len(buffer) - at < CALL.size:
-                arrived = os.read(frames, 1 << 16)
-                if not arrived:
+            while not arrived:
+                data = os.read(frames, opener.wants)
+                if not data:
                     return
-                buffer, at = buffer[at:] + arrived, 0
-                continue
-            number, size = CALL.unpack_from(buffer, at)
-            at += CALL.size
-            frame = buffer[at : at + size]
-            at += size
-            if len(frame) < size:
-                frame += read_exactly(frames, size - len(frame))
-                buffer, at = b"", 0
-            if number == allowed:  # those before it were given to others
-                yield number, frame
+                for batch in opener.open(data):
+                    arrived.extend(_split(batch, head))
+                    head = arrived[-1].head
+            call = arrived.popleft()
+            if call.number == allowed:  # those before it were given to others
+                yield call
                 break
-        ticket = os.read(tickets, TICKET.size)
+
+
+def _split(batch: memoryview, head: bytes) -> Iterator[Sent]:
+    at = 0
+    while at < len(batch):
+        number, count, head_size, size = CALL.unpack_from(batch, at)
+        at += CALL.size
+        if head_size:
+            head = bytes(batch[at : at + head_size])
+            at += head_size
+        yield Sent(number, head, count, batch[at : at + size])
+        at += size
 
 
 class Running:
@@ -77,9 +107,9 @@ class Running:
     __slots__ = ("number", "position", "since")
 
     def __init__(self, number: int, position: int, since: float) -> None:
-        self.number = number
-        self.position = position
-        self.since = since
+        self.number: int = number
+        self.position: int = position
+        self.since: float = since
 
 
 class Board:

@@ -74,8 +74,9 @@ def _verified(unit: Unit, fetch: Callable[[Unit], bytes]) -> bytes:
     if digest != unit.digest:
         raise SignatureError(
             f"the sources of module {unit.name!r} were changed on their way: their SHA-256 is "
-            f"{digest[:12]}…, not {unit.digest[:12]}…; nothing was loaded. Submit again; if it stays, see "
-            "who else writes to the store"
+            f"{digest[:12]}…, not {unit.digest[:12]}…; nothing was loaded. They lie there still, and whatever "
+            f"needs that module meets them: remove modules/{unit.digest} from the store, see who can write there, and "
+            "submit again"
         )
     return archive
 

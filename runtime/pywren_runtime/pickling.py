@@ -25,6 +25,7 @@ BIG = 64 * 1024  # from here on a piece is stored apart
 INLINE = 1024 * 1024  # a stream longer than this does not ride along
 PIECE = 4 * 1024 * 1024  # what one hash covers
 STEP = 1024 * 1024  # hashed and then copied: it lies in a processor's own cache
+CLASS_STATE = b"_class_setstate"  # cloudpickle's own, which a pickle names if it holds a class by value
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
@@ -77,9 +78,10 @@ def is_plain(obj: object) -> bool:
 class _Parts:
     """The file that a pickler writes to: frames are joined, long bytes are kept apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, inline: int) -> None:
         self.parts: list[tuple[Bytes, bool]] = []  # with whether it goes apart
         self._run: list[Bytes] = []
+        self._inline = inline
 
     def write(self, data: Bytes) -> int:
         if len(data) >= BIG and not _is_frame(data):
@@ -92,7 +94,7 @@ class _Parts:
     def flush(self) -> None:
         if self._run:
             run = b"".join(self._run)
-            self.parts.append((run, len(run) > INLINE))
+            self.parts.append((run, len(run) > self._inline))
             self._run = []
 
 
@@ -102,8 +104,9 @@ def _is_frame(data: Bytes) -> bool:
     return data[at] == 0x95 and int.from_bytes(data[at + 1 : at + 9], "little") == len(data) - at - 9
 
 
-def dumps(obj: object, store: Store, make_pickler: Callable[..., pickle.Pickler]) -> bytes:
-    """Pack `obj`; big pieces go through `store`, at once, for their owner may change them later.
+def dumps(obj: object, store: Store, make_pickler: Callable[..., pickle.Pickler], *, inline: int = INLINE) -> bytes:
+    """Pack `obj`; big pieces go through `store`, at once, for their owner may change them later, and so does a run of
+    small things that is longer than `inline`.
 
     The first byte of the result says whether it is a bare pickle (0) or has pieces elsewhere (1).
     """
@@ -119,7 +122,7 @@ def dumps(obj: object, store: Store, make_pickler: Callable[..., pickle.Pickler]
         buffers.append(view)
         return False
 
-    file = _Parts()
+    file = _Parts(inline)
     make_pickler(file, protocol=5, buffer_callback=apart).dump(obj)
     file.flush()
     if not buffers and len(file.parts) == 1 and not file.parts[0][1]:
@@ -179,13 +182,18 @@ def _parts(packed: bytes) -> tuple[int, list[bytes | Ref]]:
     return stream, parts
 
 
-def loads(packed: bytes, fetch: Fetch) -> Any:
-    """Rebuild what `dumps` packed. The bytes must have been authenticated: a pickle can run code."""
+def loads(packed: bytes, fetch: Fetch, make_unpickler: Callable[..., pickle.Unpickler] = pickle.Unpickler) -> Any:
+    """Rebuild what `dumps` packed. The bytes must have been authenticated: a pickle can run code.
+
+    Another unpickler than pickle's is made where classes come by value; nothing else is of interest to ours.
+    """
     if packed[0] == 0:
+        if make_unpickler is not pickle.Unpickler and CLASS_STATE in packed:
+            return make_unpickler(io.BytesIO(memoryview(packed)[1:])).load()
         return pickle.loads(memoryview(packed)[1:])
     count, parts = _parts(packed)
     pieces = [fetch(part) if isinstance(part, Ref) else part for part in parts]
-    return pickle.Unpickler(_Joined(pieces[:count]), buffers=pieces[count:]).load()
+    return make_unpickler(_Joined(pieces[:count]), buffers=pieces[count:]).load()
 
 
 class _Joined(io.RawIOBase):

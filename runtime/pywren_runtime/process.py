@@ -11,13 +11,11 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pywren_runtime import link, modules
+from pywren_runtime.batches import CHUNK, Opener, Sealer
 from pywren_runtime.spawn import Spawned, Surroundings, spawn
-from pywren_runtime.wire import Environment, Signer
-
-CHUNK: Final = 1 << 16  # of a pipe, at a time; a larger buffer would be mapped and unmapped for each read
+from pywren_runtime.wire import Call, Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +39,25 @@ class WorkerProcess:
     def __init__(self, surroundings: Surroundings, environment: Environment, spawned: Spawned | None = None) -> None:
         self.environment = environment
         self.doom: Doom | None = None  # why it was killed, if we did
-        self.began = False  # whether it ever got to run something
-        self.printed_last = b""  # after `reap`
-        self.last_words = ""  # of the interpreter, after `reap`
-        self.peak = 0  # bytes resident at most, after `reap`, where that could be told
-        self._signer = Signer(surroundings.key)
+        self.began: bool = False  # whether it ever got to run something
+        self.printed_last: bytes = b""  # after `reap`
+        self.last_words: str = ""  # of the interpreter, after `reap`
+        self.peak: int = 0  # bytes resident at most, after `reap`, where that could be told
         self._modules = {unit.name: unit.digest for unit in environment.modules}
-        self._partial = b""
+        self._queued: list[bytes] = []
+        self._weight = 0  # bytes of that
+        self._head = b""  # of the Call queued last
         self._tickets: list[int] = []
         self._born = time.monotonic()
         self._is_new = True
         self._advice = surroundings.advice
         self._ends = ends = spawned or spawn(surroundings, environment.memory, environment.env)
         self._popen = ends.popen
+        self._sealer, self._opener = Sealer(ends.key, b"calls"), Opener(ends.key, b"outcomes")
         self._unsent = [ends.unsent] if ends.unsent else []
-        self.frames, self.outcomes, self.board = ends.frames, ends.outcomes, ends.board
+        self.frames: int = ends.frames
+        self.outcomes: int = ends.outcomes
+        self.board: link.Board = ends.board
         self._tickets_out, self._tickets_back = ends.tickets_out, ends.tickets_back
 
     def fits(self, environment: Environment) -> bool:
@@ -72,16 +74,23 @@ class WorkerProcess:
             and modules.fits(self._modules, environment.modules)
         )
 
-    def queue(self, number: int, frame: bytes, environment: Environment) -> None:
-        """Queue a signed Call for it; `flush` sends it."""
+    def queue(self, number: int, call: Call, environment: Environment) -> None:
+        """Queue a Call for it; `flush` signs and sends it."""
         for unit in environment.modules:
             self._modules[unit.name] = unit.digest
-        self._unsent.append(link.CALL.pack(number, len(frame)) + frame)
+        head, tasks = b"" if call.head == self._head else call.head, call.encode_tasks()
+        self._queued.append(link.CALL.pack(number, len(call.tasks), len(head), len(tasks)) + head + tasks)
+        self._head = call.head
+        self._weight += len(tasks)
         self._tickets.append(number)
         self._is_new = False
+        if self._weight >= CHUNK:  # it can begin with none of a batch before it has all
+            self._seal()
 
     def flush(self) -> bool:
         """Send what is queued, as far as the pipe takes it now. Whether all is sent."""
+        if self._queued:
+            self._seal()
         if self._unsent:
             data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             try:
@@ -97,31 +106,30 @@ class WorkerProcess:
             self._tickets = []
         return not self._unsent
 
+    def _seal(self) -> None:
+        self._unsent.append(self._sealer.seal(b"".join(self._queued)))
+        self._queued.clear()
+        self._weight = 0
+
     def _allow(self, numbers: list[int]) -> None:
         """Write tickets; a ticket may overtake its frame, for which the worker then waits."""
         os.write(self._tickets_out, b"".join(link.TICKET.pack(number) for number in numbers))
 
-    def receive_frames(self) -> list[memoryview]:
-        """The signed outcomes that have come in. EOFError once it is dead and there are no more."""
+    def receive_bodies(self) -> list[memoryview]:
+        """The outcomes that have come in, still encoded. EOFError once it is dead and there are no more.
+
+        SignatureError if anybody else wrote there, and then nothing that comes from it can be relied on.
+        """
         try:
-            data = os.read(self.outcomes, CHUNK)
+            data = os.read(self.outcomes, self._opener.wants)
         except BlockingIOError:
             return []
         if not data:
             raise EOFError
-        buffer, at, frames = self._partial + data if self._partial else data, 0, []
-        view = memoryview(buffer)
-        while len(buffer) - at >= 4:
-            (size,) = link.OUTCOME.unpack_from(buffer, at)
-            if len(buffer) - at - 4 < size:
-                break
-            at += 4
-            frames.append(view[at : at + size])
-            at += size
-        self._partial = buffer[at:]
-        if frames:
+        bodies = self._opener.open(data)
+        if bodies:
             self.began = True
-        return frames
+        return bodies
 
     def is_starting(self) -> bool:
         """Whether it has not run anything yet."""

@@ -47,23 +47,35 @@ class Surroundings:
         hidden: tuple[str, ...] = (),  # variables that a worker has no need of
         advice: str = "try fewer workers, or memory= to let the task fail with an error of its own",  # where it lacks
     ) -> None:
-        self.directory = directory
-        self.store = store
-        self.private = private
-        self.key = key
-        self.threads = threads
-        self.packages = packages
-        self.most = most
-        self.hidden = hidden
-        self.advice = advice
+        self.directory: str = directory
+        self.store: str = store
+        self.private: bool = private
+        self.key: bytes = key
+        self.threads: int = threads
+        self.packages: str | None = packages
+        self.most: int | None = most
+        self.hidden: tuple[str, ...] = hidden
+        self.advice: str = advice
 
 
 class Spawned:
     """A worker process that was started and greeted, and the owner's ends of what leads to it."""
 
-    __slots__ = ("board", "frames", "outcomes", "path", "popen", "printed", "tickets_back", "tickets_out", "unsent")
+    __slots__ = (
+        "board",
+        "frames",
+        "key",
+        "outcomes",
+        "path",
+        "popen",
+        "printed",
+        "tickets_back",
+        "tickets_out",
+        "unsent",
+    )
 
     popen: "subprocess.Popen[bytes]"
+    key: bytes  # of what goes through its pipes, which nobody else has
     path: str  # of the board; behind it lie the interpreter's last words
     board: link.Board
     frames: int
@@ -86,6 +98,7 @@ _names = itertools.count()
 def spawn(surroundings: Surroundings, memory: int | None, env: tuple[tuple[str, str], ...]) -> Spawned:
     """Start a worker process and greet it. OSError if something cannot be had, and then nothing is left of it."""
     made = Spawned()
+    made.key = os.urandom(32)
     made.path = path = os.path.join(surroundings.directory, f"worker-{next(_names)}")
     # The worker's ends are closed here in any case, ours only if something cannot be had, such as a descriptor.
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
@@ -121,11 +134,11 @@ def spawn(surroundings: Surroundings, memory: int | None, env: tuple[tuple[str, 
             process_group=0,  # the terminal's Ctrl-C is not for it, and it dies with its children
         )
         ours.pop_all()
-    made.unsent = _greet(made.frames, surroundings, memory)
+    made.unsent = _greet(made, surroundings, memory)
     return made
 
 
-def _greet(frames: int, surroundings: Surroundings, memory: int | None) -> bytes:
+def _greet(made: Spawned, surroundings: Surroundings, memory: int | None) -> bytes:
     """Say what it must know. By a pipe, so that no other user can see the key; what did not fit into that, if any."""
     greeting = {
         "store": surroundings.store,
@@ -135,10 +148,10 @@ def _greet(frames: int, surroundings: Surroundings, memory: int | None) -> bytes
         "memory": memory,
         "most": surroundings.most,
     }
-    body = surroundings.key + json.dumps(greeting).encode()
-    hello = link.CALL.pack(0, len(body)) + body
+    body = made.key + surroundings.key + json.dumps(greeting).encode()
+    hello = link.GREETING.pack(len(body)) + body
     try:
-        return hello[os.write(frames, hello) :]
+        return hello[os.write(made.frames, hello) :]
     except BrokenPipeError:  # it is dead already, and its other pipe will say so
         return b""
 

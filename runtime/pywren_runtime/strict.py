@@ -7,9 +7,14 @@ import io
 import sys
 from collections import ChainMap
 from pickle import PicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+
+if TYPE_CHECKING:
+    from pickle import Pickler as _Pickler  # of which cloudpickle's, without types, is one
+else:
+    _Pickler = cloudpickle.Pickler
 
 
 def _reduce_text_file(file: io.TextIOWrapper) -> tuple[Any, ...]:
@@ -34,8 +39,10 @@ class _Reducers(ChainMap[type, Any]):
         raise KeyError(kind)
 
 
-class StrictPickler(cloudpickle.Pickler):  # type: ignore[misc]
+class StrictPickler(_Pickler):
     """Refuses open text files, as pickle does."""
 
     # cloudpickle's own maps, not copies: what somebody adds to them later counts.
-    dispatch_table = _Reducers({io.TextIOWrapper: _reduce_text_file}, *cloudpickle.Pickler.dispatch_table.maps)
+    dispatch_table: ChainMap[type, Any] = _Reducers(
+        {io.TextIOWrapper: _reduce_text_file}, *cloudpickle.Pickler.dispatch_table.maps
+    )

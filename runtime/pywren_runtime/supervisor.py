@@ -57,10 +57,9 @@ class Supervisor:
             raise ConfigError(f"the event is no JSON object but a {type(event).__name__}; {_WHOSE}")
         if "start" in event:
             return self._start(event, ends)
-        frame = self._frame_of(event)
-        call, head, environment = self._read(frame)
+        call, head, environment = self._read(self._frame_of(event))
         _refuse_other(event, head.job, call.tasks[0])
-        return self._run(frame, call, head, environment, is_stored=event.get("reply") == "store", ends=ends)
+        return self._run(call, head, environment, is_stored=event.get("reply") == "store", ends=ends)
 
     def close(self) -> None:
         """End the worker process. For tests: Lambda ends an environment without a word."""
@@ -135,9 +134,7 @@ class Supervisor:
 
     # Calls
 
-    def _run(
-        self, frame: bytes, call: Call, head: Head, environment: Environment, *, is_stored: bool, ends: float
-    ) -> dict[str, Any]:
+    def _run(self, call: Call, head: Head, environment: Environment, *, is_stored: bool, ends: float) -> dict[str, Any]:
         now, scale = time.monotonic(), self._settings.scale
         process = self._process_for(environment)
         self._number += 1
@@ -161,7 +158,7 @@ class Supervisor:
             begins=now + BEAT * scale,
         )
         try:
-            for framed in watch.run(frame, environment):
+            for framed in watch.run(environment):
                 for outcome, outcome_frame in framed:
                     replies.add(outcome, outcome_frame)
                     _log(outcome.output)

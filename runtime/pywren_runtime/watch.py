@@ -1,6 +1,6 @@
 """One Call under way in a worker process: fed, timed, and read until its last outcome or the worker's death.
 
-signed Call ──► pipe ──► worker ──► signed Outcomes, as they come
+Call ──► pipe ──► worker ──► Outcomes, as they come, each signed for outside
                  board ──► time limit or the function's end near? ──► kill ──► an Outcome that says so
                  death ──────────────────────────────────────────────────────► an Outcome that says how
 """
@@ -49,10 +49,10 @@ class Watch:
         self._is_late = False  # whether it was killed because the function ends
         self._is_stopped = False
 
-    def run(self, frame: bytes, environment: Environment) -> Iterator[list[Framed]]:
+    def run(self, environment: Environment) -> Iterator[list[Framed]]:
         """The outcomes as they come, and an empty list at each look. Tasks that were not begun bring none."""
         process = self._process
-        process.queue(self._number, frame, environment)
+        process.queue(self._number, self._call, environment)
         poll = select.poll()
         poll.register(process.outcomes, select.POLLIN)
         sent = process.flush()
@@ -65,18 +65,17 @@ class Watch:
                 sent = True
             is_dead = process.is_dead()  # before the read: what it wrote before its end must be seen
             try:
-                frames = process.receive_frames()
+                bodies = process.receive_bodies()
             except EOFError:
-                is_dead, frames = True, []
-            yield [self._take(frame) for frame in frames]
-            if is_dead and not frames:
+                is_dead, bodies = True, []
+            yield [self._take(body) for body in bodies]
+            if is_dead and not bodies:
                 yield self._bury()
                 return
 
-    def _take(self, view: memoryview) -> Framed:
-        outcome = Outcome.decode(self._signer.open(b"outcome", view))
+    def _take(self, body: memoryview) -> Framed:
         self._done += 1
-        return outcome, bytes(view)
+        return Outcome.decode(body), self._signer.seal(b"outcome", bytes(body))
 
     def _look(self, now: float) -> float:
         """Kill what runs too long; how long until the next look."""

@@ -27,6 +27,10 @@ from pywren_runtime.pickling import Ref
 SIGNATURE = 32
 VERSION = 1
 
+# What a task is besides a call of its function; it stands behind that in the packed function, where it is anything.
+KEEP = 1  # its result stays in the store, whatever its size, and the Outcome says where
+REDUCE = 2  # its argument says where results lie, and the function gets an iterator over these
+
 
 def blob_key(digest: bytes) -> str:
     """Where bytes lie that are named by their content, whoever uses them."""
@@ -45,7 +49,12 @@ def package_key(digest: bytes) -> str:
 
 def result_key(job: str, task: int, round: int, attempt: int, part: int) -> str:
     """Where a part of one attempt's result lies: no two attempts share a key, so a reader may delete what it read."""
-    return f"jobs/{job}/results/{task:08d}.{round}.{attempt}.{part}"
+    return f"{results_prefix(job)}{task:08d}.{round}.{attempt}.{part}"
+
+
+def results_prefix(job: str) -> str:
+    """Under which all results of a job lie."""
+    return f"jobs/{job}/results/"
 
 
 def call_key(job: str, task: int, attempt: int) -> str:
@@ -63,6 +72,11 @@ def beat_key(job: str, task: int, attempt: int) -> str:
     return f"jobs/{job}/beats/{task:08d}.{attempt}"
 
 
+def notice_key(job: str, number: int) -> str:
+    """Where a reducer finds which results have landed since it began: they count from 1."""
+    return f"jobs/{job}/notices/{number:08d}"
+
+
 def stop_key(job: str) -> str:
     """What lies there once a job was cancelled: nothing more of it need be started."""
     return f"jobs/{job}/stopped"
@@ -76,16 +90,22 @@ def misplaced(found: str, key: str) -> SignatureError:
     )
 
 
+def keyed(key: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    """The inner and the outer state of HMAC-SHA256 (RFC 2104).
+
+    To make them once for a key leaves a third of the cost of hmac.digest, on frames as small as ours.
+    """
+    block = key.ljust(64, b"\0") if len(key) <= 64 else hashlib.sha256(key).digest().ljust(64, b"\0")
+    return hashlib.sha256(bytes(b ^ 0x36 for b in block)), hashlib.sha256(bytes(b ^ 0x5C for b in block))
+
+
 class Signer:
     """HMAC-SHA256 with the executor's key over the kind of a frame and its bytes."""
 
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        # RFC 2104, with the two keyed states made once: a third of the cost of hmac.digest on frames this small.
-        block = key.ljust(64, b"\0") if len(key) <= 64 else hashlib.sha256(key).digest().ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(b ^ 0x36 for b in block))
-        self._outer = hashlib.sha256(bytes(b ^ 0x5C for b in block))
+        self._inner, self._outer = keyed(key)
 
     def sign(self, kind: bytes, body: bytes | memoryview) -> bytes:
         inner = self._inner.copy()
@@ -148,7 +168,7 @@ class Head:
     """What all tasks of a job share; encoded once, and decoded once by each worker."""
 
     job: str
-    function: bytes  # a packed (function, retry_on)
+    function: bytes  # a packed (function, retry_on), or (function, retry_on, role)
     environment: bytes  # an encoded Environment: the same for many jobs
     time_limit: float | None = None
 
@@ -187,7 +207,11 @@ class Call:
     tasks: tuple[TaskCall, ...]
 
     def encode(self) -> bytes:
-        parts = [_COUNTS.pack(VERSION, len(self.head), len(self.tasks)), self.head]
+        return b"".join((_COUNTS.pack(VERSION, len(self.head), len(self.tasks)), self.head, self.encode_tasks()))
+
+    def encode_tasks(self) -> bytes:
+        """Without its head, for a worker that has had that."""
+        parts = []
         for task in self.tasks:
             parts.append(_TASK.pack(task.index, task.round, task.attempt, len(task.arguments)))
             parts.append(task.arguments)
@@ -203,14 +227,22 @@ class Call:
                 "worker come from different releases of pywren-ng; bring both to the same one"
             )
         at = _COUNTS.size + head_size
-        head = bytes(body[_COUNTS.size : at])
-        tasks = []
-        for _ in range(count):
-            index, round, attempt, size = _TASK.unpack_from(body, at)
-            at += _TASK.size
-            tasks.append(TaskCall(index, round, attempt, bytes(body[at : at + size])))
-            at += size
-        return cls(head, tuple(tasks))
+        return cls(bytes(body[_COUNTS.size : at]), _tasks(body, at, count))
+
+    @classmethod
+    def decode_tasks(cls, head: bytes, body: bytes | memoryview, count: int) -> "Call":
+        """A Call of so many tasks whose head came apart."""
+        return cls(head, _tasks(body, 0, count))
+
+
+def _tasks(body: bytes | memoryview, at: int, count: int) -> tuple[TaskCall, ...]:
+    tasks = []
+    for _ in range(count):
+        index, round, attempt, size = _TASK.unpack_from(body, at)
+        at += _TASK.size
+        tasks.append(TaskCall(index, round, attempt, bytes(body[at : at + size])))
+        at += size
+    return tuple(tasks)
 
 
 class Status(enum.IntEnum):

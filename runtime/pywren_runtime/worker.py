@@ -11,27 +11,50 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywren_runtime import blobs, failures, initializer
 from pywren_runtime.capture import Meter
 from pywren_runtime.errors import KeyMissing, PywrenError, StoreError, StoreFull
 from pywren_runtime.modules import Installed, Unit
 from pywren_runtime.packages import Packages
-from pywren_runtime.pickling import Bytes, Ref, digest_of, dumps, dumps_plain, has_pieces, is_plain, loads, refs_of
+from pywren_runtime.pickling import (
+    INLINE,
+    Bytes,
+    Ref,
+    digest_of,
+    dumps,
+    dumps_plain,
+    has_pieces,
+    is_plain,
+    loads,
+    refs_of,
+    set_apart,
+)
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import (
+    KEEP,
+    REDUCE,
     STATS,
     Call,
     Environment,
     Head,
     Outcome,
+    Signer,
     Status,
     TaskCall,
+    misplaced,
     module_key,
+    notice_key,
     result_key,
 )
 
+if TYPE_CHECKING:
+    from pywren_runtime.results import Landed
+
+Function = tuple[Callable[..., Any], tuple[type[BaseException], ...], int]  # with what it retries on, and its role
+
+RIDES = 1024  # bytes of a result that is kept in the store which its Outcome has all the same
 _NOTHING = contextlib.nullcontext()
 
 
@@ -52,7 +75,9 @@ class Worker:
         announce: Callable[[TaskCall], object] = lambda task: None,
         cache: blobs.Cache | None = None,
         memory: int | None = None,  # MB that this process may take, where the environment does not say
+        signer: Signer | None = None,  # whose notices it believes
     ) -> None:
+        self._signer = signer
         self._store = store
         self._cache = cache
         self._memory = memory
@@ -66,7 +91,7 @@ class Worker:
         self._head: Head
         self._environment_bytes = b""
         self._environment: Environment
-        self._function: tuple[Callable[..., Any], tuple[type[BaseException], ...]] | None = None
+        self._function: Function | None = None
         self._initialized: bytes | None = None
         self._made: dict[str, dict[str, object]] = {}  # the globals that the initializer set
         self._arguments: object = None  # of the task that has just run
@@ -109,16 +134,16 @@ class Worker:
                 raise fault
             self._prepare(self._environment)
             phase = "loading its function"
-            function, _ = self._load_function(head)
+            function, _, role = self._load_function(head)
             marks.append(clock())
             phase = "loading its arguments"
             args, kwargs = loads(task.arguments, self._fetch)
             marks.append(clock())
             phase = ""
-            value = function(*args, **kwargs)
+            value = self._reduce(function, *args) if role & REDUCE else function(*args, **kwargs)
             marks.append(clock())
             phase = "packing its result"
-            status, payload = self._pack_value(head.job, task, value)
+            status, payload = self._pack_value(head.job, task, value, keeps=bool(role & KEEP))
             self._arguments = args, kwargs
         except BaseException as error:
             status, payload = self._pack_error(head, task, error, phase)
@@ -141,14 +166,38 @@ class Worker:
                 raise _Broken from error
             self._initialized = environment.initializer
 
-    def _load_function(self, head: Head) -> tuple[Callable[..., Any], tuple[type[BaseException], ...]]:
+    def _load_function(self, head: Head) -> Function:
         if self._function is not None:
             return self._function
-        loaded: tuple[Callable[..., Any], tuple[type[BaseException], ...]] = loads(head.function, self._fetch)
+        function, retry_on, *role = loads(head.function, self._fetch)
+        loaded: Function = function, retry_on, role[0] if role else 0
         initializer.hand_on(self._made, loaded[0])
         if not has_pieces(head.function):
             self._function = loaded
         return loaded
+
+    def _reduce(self, function: Callable[..., Any], landed: bytes) -> object:
+        """Run a function over the results of other tasks."""
+        from pywren_runtime.results import AHEAD, Landed, Results
+
+        memory = self._memory or self._environment.memory
+        ahead = AHEAD if memory is None else min(AHEAD, memory * 1_000_000 // 8)
+        with Results(Landed.decode(landed), self._fetch, self._hear, ahead=ahead) as results:
+            return function(results)
+
+    def _hear(self, job: str, number: int) -> "Landed | None":
+        from pywren_runtime.results import Landed
+
+        key = notice_key(job, number)
+        try:
+            frame = self._store.get(key)
+        except KeyMissing:
+            return None
+        assert self._signer is not None  # where all runs in one thread, nothing is announced
+        landed = Landed.decode(self._signer.open(b"notice", frame))
+        if (landed.job, landed.number) != (job, number):
+            raise misplaced(notice_key(landed.job, landed.number), key)
+        return landed
 
     def _fetch_module(self, unit: Unit) -> bytes:
         key = module_key(unit.digest)
@@ -184,13 +233,13 @@ class Worker:
                 pass
         return list(missing)
 
-    def _pack_value(self, job: str, task: TaskCall, value: object) -> tuple[Status, bytes]:
-        if is_plain(value):
+    def _pack_value(self, job: str, task: TaskCall, value: object, *, keeps: bool) -> tuple[Status, bytes]:
+        if is_plain(value) and not keeps:
             packed = dumps_plain(value)
             if len(packed) < 65536:
                 return Status.PLAIN, packed
         try:
-            return Status.VALUE, self._dumps(job, task, value)
+            return Status.VALUE, self._dumps(job, task, value, keeps=keeps)
         except (StoreError, MemoryError):
             raise
         except Exception as error:
@@ -198,7 +247,7 @@ class Worker:
 
             raise _Unpackable(explain(value, "the result", error)) from error
 
-    def _dumps(self, job: str, task: TaskCall, value: object) -> bytes:
+    def _dumps(self, job: str, task: TaskCall, value: object, *, keeps: bool = False) -> bytes:
         from pywren_runtime.strict import StrictPickler  # it imports cloudpickle: not before a result needs that
 
         number = itertools.count()
@@ -212,9 +261,12 @@ class Worker:
                     return Ref(key, len(data), digest)
             raise AssertionError
 
-        return dumps(value, store, StrictPickler)
+        packed = dumps(value, store, StrictPickler, inline=RIDES if keeps else INLINE)
+        return set_apart(packed, store) if keeps else packed
 
     def _pack_error(self, head: Head, task: TaskCall, error: BaseException, phase: str) -> tuple[Status, bytes]:
+        if isinstance(error, failures.Unread) and error.__cause__ is not None:
+            error, phase = error.__cause__, str(error)
         if isinstance(error, _Missing):
             return Status.MISSING, "\n".join(self._all_missing(error.args[0], head, task)).encode()
         text = failures.text_of(error.__cause__ or error if isinstance(error, _Broken | _Unpackable) else error)

@@ -14,7 +14,6 @@ the local AWS speaks TLS: there ours shakes hands with the store too, and its cl
 Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done.
 """
 
-import argparse
 import base64
 import json
 import os
@@ -31,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from asked import asked
 from invoke_real import ask, deploy, local_aws, variables
 
 ROUNDS = 11
@@ -214,12 +214,7 @@ def judge(samples: dict[str, list[float]], imported: set[str]) -> list[Claim]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s; at least 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
-    options = parser.parse_args()
-    if options.rounds < 5:
-        parser.error("a median of fewer than 5 says nothing")
+    options = asked(__doc__, ROUNDS)
     os.environ.pop("PYWREN_NG_INVOKE", None)
     samples: dict[str, list[float]] = {}
     try:

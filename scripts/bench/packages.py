@@ -10,7 +10,6 @@ Figures of time are from Invoke to result, with an open connection: the set was 
 for it. The last lines without a claim say what the set is. Exit codes: 0 every claim met, 1 one is not, 2 not done.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from asked import asked
 from invoke_real import ask, deploy, local_aws, variables
 
 ROUNDS = 7
@@ -149,12 +149,7 @@ def judge(there: list[Any], here: list[Any], samples: dict[str, list[float]]) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s; at least 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
-    options = parser.parse_args()
-    if options.rounds < 5:
-        parser.error("a median of fewer than 5 says nothing")
+    options = asked(__doc__, ROUNDS)
     os.environ.pop("PYWREN_NG_INVOKE", None)
     try:
         claims, samples = measure(options.rounds)

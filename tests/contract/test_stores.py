@@ -553,7 +553,7 @@ def test_a_store_is_one_new_file_and_one_that_lacks_its_library_says_so(
     assert open_store("tape:1").url == "memory:1"
     with pytest.raises(ConfigError, match="'drum:1' needs the package 'a_library_that_is_not_there'"):
         open_store("drum:1")
-    with pytest.raises(ConfigError, match="'drum:', 'file:', 'memory:', 's3:', 'tape:'"):
+    with pytest.raises(ConfigError, match="'drum:', 'file:', 'memory:', 'redis:', 'rediss:', 's3:', 'tape:'"):
         open_store("unknown:1")
 
 

@@ -298,7 +298,7 @@ def test_each_sort_of_thing_has_its_name_and_its_next_step():
 def test_the_thing_itself():
     assert said((n for n in range(2)), "the result of task 3") == (
         "the result of task 3 cannot be pickled: it is a generator. It can be run only once and only in this "
-        "process. Send list(...) of it instead."
+        "process. Return list(...) of it instead."
     )
 
 

@@ -1,14 +1,21 @@
 """The local link: frames, tickets and the board, over real pipes and a real page."""
 
+import hmac
 import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from pywren_runtime.link import CALL, TAIL, TICKET, Board, calls, read_exactly, write_all
+from pywren_runtime.batches import CHUNK, Opener, Sealer
+from pywren_runtime.errors import SignatureError
+from pywren_runtime.link import CALL, GREETING, TAIL, TICKET, Board, calls, greeting, read_exactly, write_all
+from pywren_runtime.spawn import Surroundings, spawn
+
+KEY = bytes(range(32))
 
 
 class Pipes:
@@ -17,9 +24,19 @@ class Pipes:
     def __init__(self) -> None:
         self.frames, self.frames_in = os.pipe()
         self.tickets, self.tickets_in = os.pipe()
+        self._sealer = Sealer(KEY, b"calls")
 
-    def send(self, number: int, body: bytes) -> None:
-        write_all(self.frames_in, CALL.pack(number, len(body)) + body)
+    def send(self, number: int, body: bytes, *, head: bytes = b"") -> None:
+        write_all(self.frames_in, self.batch((number, head, body)))
+
+    def batch(self, *sent: tuple[int, bytes, bytes]) -> bytes:
+        parts = [CALL.pack(number, number + 1, len(head), len(body)) + head + body for number, head, body in sent]
+        return self._sealer.seal(b"".join(parts))
+
+    def found(self) -> Iterator[tuple[int, bytes]]:
+        for call in calls(self.frames, self.tickets, Opener(KEY, b"calls")):
+            assert call.count == call.number + 1
+            yield call.number, bytes(call.tasks)
 
     def allow(self, *numbers: int) -> None:
         os.write(self.tickets_in, b"".join(TICKET.pack(number) for number in numbers))
@@ -41,91 +58,111 @@ def pipes() -> Iterator[Pipes]:
     os.close(made.tickets)
 
 
+# -- The greeting
+
+
+def test_the_greeting_comes_first_and_whole(pipes: Pipes) -> None:
+    body = os.urandom(100)
+    for part in (GREETING.pack(100), body[:10], body[10:]):
+        write_all(pipes.frames_in, part)
+    pipes.send(1, b"behind it")
+    pipes.allow(1)
+    pipes.hang_up()
+    assert greeting(pipes.frames) == body
+    assert list(pipes.found()) == [(1, b"behind it")]
+
+
+def test_an_owner_that_has_gone_greets_nobody(pipes: Pipes) -> None:
+    pipes.hang_up()
+    assert greeting(pipes.frames) == b""
+
+
 # -- Calls
 
 
-def test_calls_come_in_order_behind_the_greeting(pipes: Pipes) -> None:
-    for number in range(4):
+def test_calls_come_in_order_and_each_needs_its_ticket(pipes: Pipes) -> None:
+    for number in range(1, 5):
         pipes.send(number, b"body %d" % number)
     pipes.allow(1, 2, 3)
     pipes.hang_up()
-    assert list(calls(pipes.frames, pipes.tickets)) == [(n, b"body %d" % n) for n in range(4)]
+    assert list(pipes.found()) == [(n, b"body %d" % n) for n in range(1, 4)]
 
 
-def test_the_greeting_needs_no_ticket_and_the_others_do(pipes: Pipes) -> None:
-    pipes.send(0, b"hello")
-    pipes.send(1, b"not allowed")
+def test_a_head_is_that_of_the_call_before_until_another_comes(pipes: Pipes) -> None:
+    pipes.send(1, b"a", head=b"first")
+    pipes.send(2, b"b")
+    write_all(pipes.frames_in, pipes.batch((3, b"", b"c"), (4, b"second", b"d"), (5, b"", b"e")))
+    pipes.send(6, b"f")
+    pipes.allow(2, 3, 5, 6)  # Calls that bring a head may be passed over
     pipes.hang_up()
-    assert list(calls(pipes.frames, pipes.tickets)) == [(0, b"hello")]
+    heads = [call.head for call in calls(pipes.frames, pipes.tickets, Opener(KEY, b"calls"))]
+    assert heads == [b"first", b"first", b"second", b"second"]
 
 
 def test_calls_whose_tickets_were_taken_back_are_passed_over(pipes: Pipes) -> None:
-    pipes.send(0, b"")
     for number in range(1, 7):
         pipes.send(number, b"%d" % number)
     pipes.allow(1, 2, 3, 4, 5, 6)
-    found = calls(pipes.frames, pipes.tickets)
-    assert [next(found), next(found)] == [(0, b""), (1, b"1")]
+    found = pipes.found()
+    assert next(found) == (1, b"1")
     assert pipes.take_back(3) == [2, 3, 4]  # while the worker is busy with the first
     pipes.hang_up()
     assert list(found) == [(5, b"5"), (6, b"6")]
 
 
 def test_tickets_given_back_are_good_again(pipes: Pipes) -> None:
-    pipes.send(0, b"")
     for number in range(1, 5):
         pipes.send(number, b"%d" % number)
     pipes.allow(1, 2, 3, 4)
     assert pipes.take_back(4) == [1, 2, 3, 4]
     pipes.allow(2, 4)
     pipes.hang_up()
-    assert list(calls(pipes.frames, pipes.tickets)) == [(0, b""), (2, b"2"), (4, b"4")]
+    assert list(pipes.found()) == [(2, b"2"), (4, b"4")]
 
 
 def test_a_ticket_may_overtake_its_frame(pipes: Pipes) -> None:
-    pipes.allow(1)
+    pipes.allow(1, 2)
     found: list[tuple[int, bytes]] = []
-    worker = threading.Thread(target=lambda: found.extend(calls(pipes.frames, pipes.tickets)))
+    worker = threading.Thread(target=lambda: found.extend(pipes.found()))
     worker.start()
-    head = CALL.pack(0, 2) + b"hi" + CALL.pack(1, 10) + b"in pieces."
-    for at in range(len(head)):  # one byte at a time: a frame may be cut anywhere
-        os.write(pipes.frames_in, head[at : at + 1])
+    data = pipes.batch((1, b"head", b"hi")) + pipes.batch((2, b"", b"in pieces."))
+    for at in range(len(data)):  # one byte at a time: a batch may be cut anywhere
+        os.write(pipes.frames_in, data[at : at + 1])
     pipes.hang_up()
     worker.join(30)
-    assert found == [(0, b"hi"), (1, b"in pieces.")]
+    assert found == [(1, b"hi"), (2, b"in pieces.")]
 
 
-@pytest.mark.parametrize("size", [0, 65535, 65536, 65537, 3_000_000])
-def test_frames_of_any_size_arrive_whole(pipes: Pipes, size: int) -> None:
+@pytest.mark.parametrize("size", [0, CHUNK - 1, CHUNK, CHUNK + 1, 3_000_000])
+def test_calls_of_any_size_arrive_whole(pipes: Pipes, size: int) -> None:
     body = os.urandom(size)
 
     def send() -> None:
-        pipes.allow(1, 3)  # first: the frames do not fit into the pipe
-        pipes.send(0, b"hello")
+        pipes.allow(1, 3)  # first: the calls do not fit into the pipe
         for number in range(1, 4):
             pipes.send(number, body)
         pipes.hang_up()
 
     sender = threading.Thread(target=send)
     sender.start()
-    found = list(calls(pipes.frames, pipes.tickets))
+    found = list(pipes.found())
     sender.join(30)
-    assert found == [(0, b"hello"), (1, body), (3, body)]
+    assert found == [(1, body), (3, body)]
 
 
-def test_the_end_in_the_middle_of_a_frame_is_the_end(pipes: Pipes) -> None:
-    pipes.send(0, b"hello")
-    os.write(pipes.frames_in, CALL.pack(1, 100)[:5])
-    pipes.allow(1)
+def test_the_end_in_the_middle_of_a_batch_is_the_end(pipes: Pipes) -> None:
+    pipes.send(1, b"hello")
+    os.write(pipes.frames_in, pipes.batch((2, b"", b"cut"))[:-1])
+    pipes.allow(1, 2)
     pipes.hang_up()
-    assert list(calls(pipes.frames, pipes.tickets)) == [(0, b"hello")]
+    assert list(pipes.found()) == [(1, b"hello")]
 
 
 def test_each_ticket_goes_to_exactly_one_reader(pipes: Pipes) -> None:
     count = 3000
     ran: list[int] = []
     stolen: list[int] = []
-    worker = threading.Thread(target=lambda: ran.extend(n for n, _ in calls(pipes.frames, pipes.tickets)))
+    worker = threading.Thread(target=lambda: ran.extend(n for n, _ in pipes.found()))
     second = os.dup(pipes.tickets)
 
     def steal() -> None:
@@ -135,16 +172,89 @@ def test_each_ticket_goes_to_exactly_one_reader(pipes: Pipes) -> None:
     thief = threading.Thread(target=steal)
     worker.start()
     thief.start()
-    for number in range(count + 1):
+    for number in range(1, count + 1):
         pipes.send(number, b"x")
-        if number:
-            pipes.allow(number)
+        pipes.allow(number)
     pipes.hang_up()
     worker.join(30)
     thief.join(30)
     os.close(second)
-    assert sorted(ran + stolen) == list(range(count + 1))
+    assert sorted(ran + stolen) == list(range(1, count + 1))
     assert all(one < other for one, other in pairwise(ran))
+
+
+# -- Signatures
+
+
+def batches(*bodies: bytes, key: bytes = KEY, kind: bytes = b"calls") -> list[bytes]:
+    sealer = Sealer(key, kind)
+    return [sealer.seal(body) for body in bodies]
+
+
+def opened(*data: bytes) -> list[bytes]:
+    """What a reader takes over from what it reads."""
+    opener = Opener(KEY, b"calls")
+    return [bytes(body) for read in data for body in opener.open(read)]
+
+
+def test_the_signatures_are_hmac_sha256_of_all_that_went_before() -> None:
+    first, second = batches(b"one", b"two")
+    assert first[-32:] == hmac.digest(KEY, b"calls" + first[:-32], "sha256")
+    assert second[-32:] == hmac.digest(KEY, b"calls" + first + second[:-32], "sha256")
+
+
+def test_batches_open_however_they_are_read() -> None:
+    bodies = [b"", b"one", os.urandom(5000), b"two"]
+    data = b"".join(batches(*bodies))
+    for size in (1, 7, 36, 40, 5000, len(data)):
+        assert opened(*(data[at : at + size] for at in range(0, len(data), size))) == bodies
+
+
+def forged(how: str) -> list[bytes]:
+    """Three batches of which somebody else has got hold."""
+    one, two, three = batches(b"body one", b"body two", b"body three")
+    other = batches(b"body one", b"body 2", b"body 3")
+    return {
+        "changed": [one, two[:6] + bytes([two[6] ^ 1]) + two[7:], three],
+        "changed signature": [one, two[:-1] + bytes([two[-1] ^ 1]), three],
+        "left out": [one, three],
+        "swapped": [two, one, three],
+        "sent twice": [one, one, two],
+        "unsigned": [one, two[:-32] + bytes(32), three],
+        "another worker's": batches(b"body one", key=bytes(32)),
+        "the other way's": batches(b"body one", kind=b"outcomes"),
+        "another stream's": [one, other[1], three],
+    }[how]
+
+
+FORGED = ["changed", "changed signature", "left out", "swapped", "sent twice", "unsigned"]
+FORGED += ["another worker's", "the other way's", "another stream's"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("how", FORGED)
+def test_what_does_not_fit_its_place_is_refused(how: str, together: bool) -> None:
+    data = forged(how)
+    with pytest.raises(SignatureError, match="were not loaded"):
+        opened(*([b"".join(data)] if together else data))
+
+
+def test_a_worker_runs_nothing_that_was_changed(pipes: Pipes) -> None:
+    right = pipes.batch((1, b"head", b"call"))
+    pipes.allow(1)
+    os.write(pipes.frames_in, right[:-40] + bytes([right[-40] ^ 1]) + right[-39:])
+    pipes.hang_up()
+    with pytest.raises(SignatureError):
+        list(pipes.found())
+
+
+def test_each_worker_has_a_key_of_its_own(tmp_path: Path) -> None:
+    surroundings = Surroundings(directory=str(tmp_path), store="memory:none", private=True, key=KEY, threads=1)
+    workers = [spawn(surroundings, None, ()) for _ in range(2)]
+    for worker in workers:  # they leave at once, for there is no folder for their modules
+        worker.popen.wait(30)
+        worker.close()
+    assert len({KEY, *(worker.key for worker in workers)}) == 3
 
 
 # -- Pipes

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -20,6 +22,7 @@ from pywren_ng.requirements import HERE, Target, fetch, on_lambda, read
 from pywren_runtime.errors import ConfigError, PackagesError
 from pywren_runtime.packages import PIECE, Manifest, Packages, drop, place_of, sets
 from pywren_runtime.pickling import Ref
+from pywren_runtime.stores.memory_store import MemoryStore
 
 ARM = on_lambda("3.13", "arm64")
 
@@ -393,7 +396,7 @@ def test_a_package_that_the_workers_lack() -> None:
     with pytest.raises(PackagesError) as caught:
         comparison.check("the function f", comparison.imports(code_of("import pytest, os")))
     text = str(caught.value)
-    assert text.startswith("what the function f imports is not what the workers have; nothing was sent:")
+    assert text.startswith("the imports of the function f are not what the workers have; nothing was sent:")
     assert f"  Python  {HERE}" in text and f"  pytest  {pytest.__version__}" in text
     assert "Executor(…, requirements=['pytest'])" in text
 
@@ -416,3 +419,20 @@ def test_a_lesser_difference_is_a_warning_and_only_once(recwarn: pytest.Warnings
 
 def test_what_is_not_here_either_is_left_to_the_worker() -> None:
     Comparison({"there": ("there-only", "1")}, frozenset(), "").check("it", ["there", "nowhere"])
+
+
+def test_what_is_on_its_way_is_told(packed: PackageSet) -> None:
+    said: list[object] = []
+
+    @contextmanager
+    def told(title: str, size: int) -> Iterator[Callable[[int], object]]:
+        said.append((title, size))
+        yield said.append
+
+    store = MemoryStore("told")
+    store.private = False
+    packed.put(store, told)
+    (title, size), *came = said
+    assert (title, size) == ("packages to memory:told", sum(came))
+    packed.put(store, told)
+    assert len(said) == 1 + len(packed.manifest.pieces), "it lies there already"

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pywren_ng import ConfigError, CredentialsError, VersionError, credentials, deployment
-from pywren_ng.credentials import Access, Chain, find
+from pywren_ng.credentials import Access, Chain, as_told, find
 from pywren_ng.deployment import Deployment
 from pywren_runtime.aws import Credentials
 from pywren_runtime.stores.s3_settings import parse
@@ -87,6 +88,13 @@ def test_what_cannot_be_renewed_serves_to_its_end(clock: Clock) -> None:
 def test_a_profile_that_is_named_decides_over_the_environment() -> None:
     assert find(Access(), KEYS)().key_id == "AK"
     assert isinstance(find(Access("work"), KEYS), Chain)
+
+
+def test_all_that_an_executor_asks_shares_one_chain() -> None:
+    access = Access("work", "eu-west-9")
+    _, chain = as_told("s3://bucket/prefix", replace(access, region="us-east-1"), KEYS)
+    assert chain is find(access, KEYS)
+    assert find(Access("work", "eu-west-9"), KEYS) is not chain, "another executor's"
 
 
 def test_a_worker_is_told_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
