@@ -28,7 +28,7 @@ from pywren_ng.backends.lambda_watch import Watch, Watches
 from pywren_ng.credentials import Access
 from pywren_ng.deployment import Deployment
 from pywren_ng.tracker import Lost
-from pywren_runtime.errors import LambdaError, PywrenError, StoreError, Throttled
+from pywren_runtime.errors import LambdaError, PywrenError, Throttled
 from pywren_runtime.invoker import Answer, Invoker
 from pywren_runtime.stores import Store
 from pywren_runtime.wire import Environment, Outcome, Signer, call_key, outcome_key
@@ -178,9 +178,7 @@ class LambdaBackend:
 
     def _planted(self, group: list[lambda_trees.Load], answer: Answer, now: float) -> None:
         """What a starter has started is watched; what not, or not for certain, is sent from here."""
-        left = set(range(len(group)))
-        if answer.status == 200 and "x-amz-function-error" not in answer.headers:
-            left = lambda_trees.failed(answer.body, len(group))
+        left = lambda_trees.failed(answer, len(group))
         lambda_bills.planted([flight for flight, _ in group], answer, left)
         for place, (flight, body) in enumerate(group):
             if flight.number not in self._flights:
@@ -291,8 +289,9 @@ class LambdaBackend:
             watch.heard(found, now)
         elif isinstance(found, Fetched):
             self._fetched(watch, found, now)
-        for flight in watch.unread(now) if found.fault else ():  # for so long that it will not be better soon
-            self._lose(flight, StoreError(f"its outcome cannot be read: {found.fault}"), final=True)
+        if found.fault is not None:
+            for flight in watch.unread(now):  # for so long that it will not be better soon
+                self._lose(flight, type(found.fault)(f"its outcome cannot be read: {found.fault}"), final=True)
 
     def _fetched(self, watch: Watch, found: Fetched, now: float) -> None:
         flight, over = watch.fetched(found, now)

@@ -26,7 +26,7 @@ class Listed:
 
     job: str
     keys: tuple[tuple[int, int], ...]
-    fault: str = ""
+    fault: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Fetched:
     task: int
     round: int
     frame: bytes | None
-    fault: str = ""
+    fault: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Heard:
     job: str
     begun: float  # when the look began
     beats: dict[tuple[int, int], int]
-    fault: str = ""
+    fault: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Finder:
             names = [key.removeprefix(prefix).split(".") for key, _ in self._store.keys(prefix, after)]
             listed = Listed(job, tuple((int(task), int(round)) for task, round in names))
         except Exception as error:  # whatever it is: who waits for an answer gets one
-            listed = Listed(job, (), _words(error))
+            listed = Listed(job, (), _fault(error))
         self._hand_over(listed)
 
     def _fetch(self, job: str, task: int, round: int) -> None:
@@ -154,7 +154,7 @@ class Finder:
         except KeyMissing:
             fetched = Fetched(job, task, round, None)
         except Exception as error:
-            fetched = Fetched(job, task, round, None, _words(error))
+            fetched = Fetched(job, task, round, None, _fault(error))
         self._hand_over(fetched)
 
     def _listen(self, job: str, now: float) -> None:
@@ -166,7 +166,7 @@ class Finder:
                 beats[int(task), int(attempt)] = size
             heard = Heard(job, now, beats)
         except Exception as error:
-            heard = Heard(job, now, {}, _words(error))
+            heard = Heard(job, now, {}, _fault(error))
         self._hand_over(heard)
 
     def _keep(self, number: int, key: str, frame: bytes) -> None:
@@ -174,9 +174,9 @@ class Finder:
             self._store.put(key, frame)
             kept = Kept(number, None)
         except Exception as error:
-            kept = Kept(number, error if isinstance(error, StoreError) else StoreError(_words(error)))
+            kept = Kept(number, _fault(error))
         self._hand_over(kept)
 
 
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+def _fault(error: Exception) -> StoreError:
+    return error if isinstance(error, StoreError) else StoreError(f"{type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pywren_ng.backends.lambda_flights import Flight
+from pywren_runtime.invoker import Answer
 from pywren_runtime.wire import stop_key
 
 LEAST = 512  # Calls at once from which on it is quicker than to start each from here
@@ -37,11 +38,13 @@ def starter(group: Sequence[Load]) -> bytes:
     return b'{"start":[%b],"stop_key":"%b"}' % (entries, stop_key(group[0][0].job).encode())
 
 
-def failed(body: bytes, size: int) -> set[int]:
+def failed(answer: Answer, size: int) -> set[int]:
     """Which of its share a starter could not start; all of it, if it does not say."""
+    if answer.status != 200 or "x-amz-function-error" in answer.headers:
+        return set(range(size))
     try:
-        answer: Any = json.loads(body)
-        left = {int(place) for place in answer["failed"]}
-        return left if int(answer["started"]) + len(left) == size else set(range(size))
+        told: Any = json.loads(answer.body)
+        left = {int(place) for place in told["failed"]}
+        return left if int(told["started"]) + len(left) == size else set(range(size))
     except (ValueError, KeyError, TypeError):
         return set(range(size))

@@ -7,7 +7,7 @@ from claims.foundation import PYTEST, row
 KEYS = "tests/unit/test_keys.py"
 ROWS = "tests/system/test_groups.py"
 TABLES = "tests/system/test_table_groups.py"
-WAYS = "tests/contract/test_groups.py"
+WAYS = "tests/contract/test_groups_everywhere.py"
 MEMORY = "scripts/bench/group_memory.py"
 BENCH = "scripts/bench/group.py"
 

@@ -39,7 +39,6 @@ AGAIN = {
 ROWS = "rows of the group"
 AT_ONCE = 32 << 20  # bytes of rows that are grouped together
 SHARE = 0.25  # of a worker's memory that groups may take before they leave
-HELD = 60  # bytes of a row beside it, as it is grouped and sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Aggregated:
     aggregates: tuple[Aggregate, ...]
     schema: Any = None  # of what lies between the phases
     memory: int = int(MEMORY) << 20
-    expansion: float = 8.0
-    decoded_expansion: float = 3.0
+    expansion: float = 2.0  # a split is grouped as it is read, and leaves as often as memory makes it
+    decoded_expansion: float = 2.5
     record_size: int = 100
     suffix: str = ".parquet"
 
@@ -87,8 +86,7 @@ class Aggregated:
             schema = hashed(known._grouped(known._wanted.empty_table()), self.keys).schema
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ConfigError(f"these columns cannot be aggregated so: {error}.") from error
-        width = sum(_width(field.type) for field in schema) + HELD
-        return replace(known, schema=schema, expansion=max(2.0, width / inner.record_size), decoded_expansion=2.5)
+        return replace(known, schema=schema)
 
     def cut(self, source: Source, size: int, reader: Reader) -> list[Piece]:
         """See Format."""
@@ -274,11 +272,3 @@ def _by(table: Any, keys: Sequence[str], calls: Sequence[tuple[Any, str]], names
     found = table.group_by(list(keys), use_threads=False).aggregate(list(calls))
     made = ["count_all" if function == "count_all" else f"{column}_{function}" for column, function in calls]
     return pa.table([found[name] for name in [*keys, *made]], [*keys, *names])
-
-
-def _width(kind: Any) -> int:
-    """Bytes of a value, about."""
-    try:
-        return max(1, int(kind.bit_width) // 8)
-    except ValueError:
-        return 32

@@ -34,6 +34,7 @@ from pywren_shuffle.records import Made, Piece, Source
 from pywren_shuffle.records.rows_records import load
 from pywren_shuffle.run import Place, Run
 from pywren_shuffle.sample import Boundary, Hot
+from pywren_shuffle.sizes import gather
 from pywren_shuffle.spare import BlocksLost
 from pywren_shuffle.spill import Spilling, spill
 
@@ -256,6 +257,12 @@ class Spread(Run):
             value=value,
             notices=tuple(self.healing.notices),
         )
+
+    def cut(self, sources: Sequence[Source], plan: Plan) -> list[tuple[Piece, ...]]:
+        """The input in splits; a tenth more in one where none is left over then for a last round of its own."""
+        splits = super().cut(sources, plan)
+        wider = gather([piece for split in splits for piece in split], plan.split + plan.split // 10)
+        return wider if len(splits) > plan.layers[0].groups else splits
 
     @property
     def _partitions(self) -> int | None:

@@ -22,7 +22,8 @@ __all__ = ["ALONE", "SIDE", "Pairing", "Some", "pairing_of"]
 
 SIDE = "side of the join"
 ALONE = 2  # is added to the side of a row that has a null in its key
-AT_ONCE = 1 << 16  # rows of the output
+AT_ONCE = 1 << 16  # rows of the output, and
+MOST = 4 << 20  # bytes of them
 SEED = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -96,19 +97,16 @@ class Pairing:
         low = np.searchsorted(held.hashes, others.hashes, "left")
         counts = np.searchsorted(held.hashes, others.hashes, "right") - low
         ends = np.cumsum(counts)
-        start = 0
-        while start < len(others):
-            before = int(ends[start - 1]) if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, before + AT_ONCE, "right")))
-            some = counts[start:stop]
-            theirs = np.repeat(np.arange(start, stop), some)
-            offsets = np.arange(len(theirs)) - np.repeat(np.cumsum(some) - some, some)
-            ours = np.repeat(low[start:stop], some) + offsets
+        width = 1 + sum(some.table.nbytes // max(1, len(some)) for some in (held, others))
+        step = max(1, min(AT_ONCE, MOST // width))
+        for start in range(0, int(counts.sum()), step):
+            pair = np.arange(start, min(start + step, int(ends[-1])))
+            theirs = np.searchsorted(ends, pair, "right")
+            ours = low[theirs] + pair - (ends - counts)[theirs]
             equal = self._equal(held, ours, others, theirs)
             ours, theirs = ours[equal], theirs[equal]
             held.matched[ours] = True
             others.matched[theirs] = True
-            start = stop
             if self.kind != "semi" and len(ours):
                 yield self._rows(held, ours, others, theirs)
 

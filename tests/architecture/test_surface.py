@@ -3,8 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from types import FunctionType
-from typing import Any
+from typing import Any, get_overloads
 
 import pytest
 
@@ -73,3 +74,26 @@ def silent_members(of: type) -> list[str]:
     kinds = (FunctionType, property, classmethod, staticmethod)
     members = [name for name, member in written.items() if isinstance(member, kinds)]
     return [f"{of.__name__}.{name}" for name in members if not inspect.getdoc(getattr(of, name))]
+
+
+@pytest.mark.parametrize("name", ["Executor", "Job"])
+def test_no_exported_signature_says_any(name: str) -> None:
+    exported = getattr(pywren_ng, name)
+    own = [each for each in exported.__mro__ if each.__module__.startswith("pywren_ng")]
+    said = [
+        f"{each.__name__}.{member}: {annotation}"
+        for each in own
+        for member, thing in vars(each).items()
+        if not member.startswith("_") or member in ("__init__", "__iter__", "__next__", "__aiter__", "__anext__")
+        for annotation in annotations_of(thing)
+        if re.search(r"\bAny\b", annotation)
+    ]
+    assert len(own) >= 1 and said == []
+
+
+def annotations_of(thing: object) -> list[str]:
+    """What stands in the signatures of a method, its overloads included, or a property."""
+    plain = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
+    if not isinstance(plain, FunctionType):
+        return []
+    return [str(annotation) for each in (plain, *get_overloads(plain)) for annotation in each.__annotations__.values()]

@@ -12,7 +12,9 @@ from support.local_aws import SCRIPTS, LocalAws
 
 sys.path.insert(0, str(SCRIPTS / "bench"))
 
+import plan_paper
 import sort_memory
+import sort_requests
 import sortcheck
 import sortgen
 
@@ -26,7 +28,9 @@ __all__ = [
     "fill",
     "kinds_of",
     "parts_of",
+    "plan_paper",
     "sort_memory",
+    "sort_requests",
     "sortcheck",
     "sortgen",
 ]

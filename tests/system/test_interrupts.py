@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from jupyter_client import BlockingKernelClient, KernelManager
 from scene import PATIENCE, Gate, Lifeline, hang, launch, lines, note, pass_gate, run, script, surroundings, until
+from support.kernels import kernel_in
 
 from pywren_ng import Executor
 
@@ -250,18 +251,9 @@ def test_ctrl_c_at_a_prompt(prompt: Prompt, lifeline: Lifeline) -> None:
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    started = KernelManager(kernel_name="python3", transport="ipc", connection_file=str(tmp_path / "k.json"))
-    started.ip = str(tmp_path / "k")
-    started.kernel_spec.argv[:1] = [sys.executable]
-    started.start_kernel(env=surroundings(), cwd=str(tmp_path))
-    client = started.blocking_client()
-    client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
-    yield started, client
-    client.stop_channels()
-    started.shutdown_kernel(now=True)
+def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    with kernel_in(tmp_path, surroundings()) as made:
+        yield made
 
 
 def test_an_interrupted_kernel(kernel: tuple[KernelManager, BlockingKernelClient], lifeline: Lifeline) -> None:
@@ -286,6 +278,34 @@ def test_an_interrupted_kernel(kernel: tuple[KernelManager, BlockingKernelClient
     assert told("[f.result() for f in kept]") == "['0', '1', '2']"
     assert told("ex.submit(pow, 2, 10).result()") == "1024"
     assert told("job.retry_failed().cancel()") == "None"
+
+
+SORT = """
+import os, scene
+from pywren_ng import Executor
+ex, here = Executor("local", max_workers=2), os.getpid()
+
+def key(row, at):
+    return row if os.getpid() == here else scene.hang(at)
+"""
+
+
+def test_an_interrupted_sort_in_a_kernel(
+    kernel: tuple[KernelManager, BlockingKernelClient], lifeline: Lifeline, tmp_path: Path
+) -> None:
+    started, client = kernel
+    (tmp_path / "in").write_text("b\na\n")
+    assert client.execute(SORT, reply=True, timeout=PATIENCE)["content"]["status"] == "ok"
+    cell = f"ex.sort('in', 'out', records='text', key=lambda row: key(row, {lifeline.path!r}))"
+    client.execute(cell, stop_on_error=False)
+    lifeline.wait_for_holders(1)
+    started.interrupt_kernel()
+    assert client.get_shell_msg(timeout=PATIENCE)["content"]["ename"] == "KeyboardInterrupt"
+    lifeline.wait_for_death()
+    assert not (tmp_path / "out").exists()
+    again = "ex.sort('in', 'out', records='text').records"
+    reply = client.execute("", user_expressions={"it": again}, reply=True, timeout=PATIENCE)
+    assert reply["content"]["user_expressions"]["it"]["data"]["text/plain"] == "2"
 
 
 # -- Signals to workers

@@ -544,7 +544,7 @@ def test_f16_finding_outcomes_is_denied(
 
 
 def test_f17_expired_credentials(aws: LocalAws, start: Start) -> None:
-    with pytest.raises((CredentialsError, StoreError), match=r"expired.*aws sso login"):
+    with pytest.raises(CredentialsError, match=r"expired.*aws sso login"):
         start(**as_variables(aws.credentials(seconds=0)))
     assert aws.counters()["refused_expired"] >= 1
 
@@ -560,7 +560,7 @@ def test_f17_credentials_that_expire(aws: LocalAws, start: Start, mode: str) -> 
             return errors[-1] is not None
 
         assert until(fails)
-    assert isinstance(errors[-1], (CredentialsError, StoreError)), errors
+    assert isinstance(errors[-1], CredentialsError), errors
     assert re.search(r"expired.*aws sso login", str(errors[-1]))
     assert aws.counters()["refused_expired"] >= 1
 

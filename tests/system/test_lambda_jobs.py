@@ -162,6 +162,53 @@ def test_thousands_of_tasks_are_right_while_everything_fails(
     assert counters["executions"] > count, said  # some did run more than once
 
 
+# -- What it costs
+
+
+def test_the_cost_of_a_job_is_what_was_billed(make: Make, local_aws: LocalAws) -> None:
+    ex = make("sync")
+    local_aws.reset(environments=True)  # initialisation is billed, too
+    job = ex.map(abs, range(20))
+    job.results()
+    cost, counters = job.cost, local_aws.counters()
+    assert cost is not None
+    assert cost.invokes == counters["invokes_RequestResponse"] == 20
+    assert counters["environments_started"] > 0
+    assert cost.gb_seconds == pytest.approx(counters["billed_ms"] / 1000 * WHOLE / 1024)
+    assert (cost.estimated, cost.untold, cost.writes, cost.reads) == (0, 0, 0, 0)
+    assert cost.dollars == pytest.approx(20 * 0.2e-6 + cost.gb_seconds * 0.0000166667)
+    assert str(cost) in str(job._shelf.ended())
+
+
+def test_the_cost_of_an_asynchronous_job_is_told_by_its_workers(make: Make, local_aws: LocalAws) -> None:
+    ex = make("async")
+    job = ex.map(time.sleep, [0.02] * 10)
+    job.results()
+    cost, counters = job.cost, local_aws.counters()
+    client, _ = asked(local_aws)
+    assert cost is not None
+    assert cost.invokes == counters["invokes_Event"] == 10
+    assert 10 * 0.02 * WHOLE / 1024 <= cost.gb_seconds == cost.estimated <= counters["billed_ms"] / 1000 * WHOLE / 1024
+    assert cost.untold == 0
+    assert cost.reads == client["GetObject"] == 10
+    assert cost.writes == client["ListObjectsV2"] + 10
+
+
+def test_refused_invokes_cost_nothing_and_cancelled_ones_nobody_knows_what(
+    make: Make, local_aws: LocalAws, tmp_path: Path
+) -> None:
+    ex = make("sync", tenth=True)
+    local_aws.knobs(throttle={"fraction": 1, "times": 5})
+    job = ex.map(waiting(tmp_path), range(3))
+    assert until(lambda: len(came(tmp_path)) == 3)
+    job.cancel()
+    cost = job.cost
+    assert local_aws.injected()["throttle"] == 5
+    assert cost is not None and (cost.invokes, cost.untold, cost.gb_seconds) == (3, 3, 0)
+    assert "3 Invokes of unknown length" in str(cost)
+    (tmp_path / "open").touch()
+
+
 # -- The request budget
 
 

@@ -316,6 +316,23 @@ def test_all_is_counted_when_many_write_at_once_and_errors_are_met_by_tries(prox
     assert s3.list_objects_v2(Bucket=BUCKET, Prefix="many/")["KeyCount"] == 200
 
 
+def test_a_slow_store_is_told_its_rates_and_forgets_them(proxy: Proxy) -> None:
+    rates = {"puts": 500, "gets": 500, "bandwidth": 10_000_000}
+    assert proxy.control("GET", "rates") == {}
+    try:
+        assert proxy.control("POST", "rates", rates) == rates
+        client = proxy.client()
+        client.put_object(Bucket=BUCKET, Key="slow", Body=bytes(1000))
+        assert client.get_object(Bucket=BUCKET, Key="slow")["Body"].read() == bytes(1000)
+        assert proxy.control("GET", "rates") == rates
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            proxy.control("POST", "rates", {"puts": 0})
+        assert failed.value.code == 400
+    finally:
+        assert proxy.control("DELETE", "rates") == {}
+    assert proxy.control("GET", "rates") == {}
+
+
 def test_a_rule_that_makes_no_sense_is_refused(proxy: Proxy) -> None:
     for wish, said in [
         ({"fault": "flood"}, "fault 'flood' is unknown"),

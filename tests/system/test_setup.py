@@ -155,22 +155,35 @@ def empty_zip() -> bytes:
     return zipped(main="def handle(event, about): return 1")
 
 
-def test_a_function_that_somebody_changed_is_noticed(
+def test_a_function_that_somebody_changed_is_set_back(
     there: Deployment, run: Run, local_aws: LocalAws, home: Path
 ) -> None:
     name, client = there.function(None), local_aws.client("lambda")
-    before = client.get_function_configuration(FunctionName=name)["Layers"][0]["Arn"]
+    before = configuration(client, name)
     other = client.publish_layer_version(LayerName="other", Content={"ZipFile": empty_zip()})
-    client.update_function_configuration(FunctionName=name, Layers=[other["LayerVersionArn"]])
-    said = run(f"setup --yes --name there --file {home / 'there.toml'}", code=1)
-    assert f"somebody changed it by hand. See who did, and set it back: {cured(name, before)}" in said
-    client.update_function_configuration(FunctionName=name, Layers=[before])
+    variables = {"PYWREN_NG_INTERNAL_KEY": there.key.hex(), "PYWREN_NG_INTERNAL_STORE": "s3://elsewhere", "OWN": "1"}
+    client.update_function_configuration(
+        FunctionName=name,
+        Layers=[other["LayerVersionArn"]],
+        MemorySize=before["MemorySize"] * 2,
+        Timeout=3,
+        Environment={"Variables": variables},
+    )
+    said = run(f"setup --yes --name there --file {home / 'there.toml'}")
+    assert f"{name} was changed by hand, and is set back: Environment, Layers, MemorySize, Timeout." in said
+    after = configuration(client, name)
+    assert after["Environment"]["Variables"].pop("OWN") == "1", "what is not ours stays"
+    assert after == before
+    assert "by hand" not in run(f"setup --yes --name there --file {home / 'there.toml'}")
+    client.update_function_configuration(FunctionName=name, Environment=before["Environment"])
     client.delete_layer_version(LayerName="other", VersionNumber=other["Version"])
 
 
-def cured(name: str, layer: str) -> str:
-    """The command that sets it back."""
-    return f"aws lambda update-function-configuration --function-name {name} --layers {layer} --region us-east-1"
+def configuration(client: Any, name: str) -> dict[str, Any]:
+    """What of a function can be changed by hand."""
+    found = client.get_function_configuration(FunctionName=name)
+    layers = [layer["Arn"] for layer in found["Layers"]]
+    return {"Layers": layers, **{key: found[key] for key in ("MemorySize", "Timeout", "Handler", "Environment")}}
 
 
 def test_a_layer_for_another_python_and_processor(tmp_path: Path) -> None:

@@ -130,6 +130,95 @@ def test_an_event_loop_runs_in_it(executor: Executor) -> None:
     assert asyncio.run(main()) == [number**2 for number in range(10)]
 
 
+def test_async_for_over_a_job_is_in_input_order_and_forgets(executor: Executor) -> None:
+    async def main() -> list[int]:
+        return [number async for number in job]
+
+    job = executor.map(pow, range(30), [2] * 30, chunksize=4)
+    assert asyncio.run(main()) == [number**2 for number in range(30)]
+    with pytest.raises(LookupError, match="handed out by the iteration"):
+        job.futures[0].result(timeout=PATIENCE)
+
+
+def test_async_for_reads_its_input_as_results_are_taken(executor: Executor) -> None:
+    taken = itertools.count()
+
+    async def main() -> list[int]:
+        found = []
+        async for number in job:
+            found.append(number)
+            if len(found) == 3:
+                return found
+        return found
+
+    job = executor.map(abs, taken, buffersize=2)
+    assert asyncio.run(main()) == [0, 1, 2]
+    assert next(taken) <= 8
+    job.cancel()
+
+
+def test_async_for_raises_the_tasks_error_and_ends(executor: Executor) -> None:
+    async def main() -> None:
+        job = executor.map(divmod, [1, 1, 1], [1, 0, 1])
+        assert await anext(job) == (1, 0)
+        with pytest.raises(ZeroDivisionError):
+            await anext(job)
+        assert [number async for number in job] == []
+
+    asyncio.run(main())
+
+
+def test_async_for_holds_up_no_loop_and_who_stops_waiting_cancels_no_task(executor: Executor, gate: Gate) -> None:
+    async def main() -> object:
+        job = executor.map(pass_gate, [gate.paths], ["through"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):  # the loop goes on meanwhile
+                await anext(job)
+        gate.let_go()
+        return await asyncio.wait_for(anext(job), PATIENCE)
+
+    assert asyncio.run(main()) == "through"
+
+
+def test_async_for_keeps_to_the_timeout_of_its_map(executor: Executor, gate: Gate) -> None:
+    async def main() -> None:
+        job = executor.map(pass_gate, [gate.paths] * 20, timeout=0.05)
+        with pytest.raises(TimeoutError):
+            await anext(job)
+        gate.let_go(20)
+        assert [number async for number in job] == []
+
+    asyncio.run(main())
+
+
+def test_async_for_over_what_is_completed(executor: Executor, gate: Gate) -> None:
+    async def main() -> list[object]:
+        job = executor.map(_wait_if_first, [gate.paths] * 3, range(3))
+        found = []
+        async for future in job.as_completed(PATIENCE):
+            assert future.done()
+            found.append(future.result())
+            if len(found) == 2:
+                gate.let_go()
+        return found
+
+    assert asyncio.run(main())[-1] == 0
+
+
+def _wait_if_first(paths: tuple[str, str], number: int) -> int:
+    return pass_gate(paths, number) if number == 0 else number  # type: ignore[return-value]
+
+
+def test_completed_in_time_or_not_at_all(executor: Executor, gate: Gate) -> None:
+    async def main() -> None:
+        job = executor.map(pass_gate, [gate.paths])
+        with pytest.raises(TimeoutError, match=r"1 \(of 1\) futures unfinished"):
+            await anext(job.as_completed(0.05))
+
+    asyncio.run(main())
+    gate.let_go()
+
+
 # -- dask and tqdm
 
 

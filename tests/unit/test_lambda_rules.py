@@ -19,6 +19,7 @@ from pywren_runtime.errors import (
     FunctionMissing,
     LambdaError,
     SignatureError,
+    StoreError,
     TaskOutOfMemory,
     TaskTimeout,
     WorkerLost,
@@ -230,7 +231,7 @@ def test_what_a_starter_carries_is_what_each_would_get() -> None:
     ],
 )
 def test_what_a_starter_does_not_account_for_was_not_started(body: bytes, left: set[int]) -> None:
-    assert lambda_trees.failed(body, 3) == left
+    assert lambda_trees.failed(answer(200, body), 3) == left
 
 
 # ── what to look for ──
@@ -294,7 +295,7 @@ def test_an_unreachable_store_does_not_make_an_outcome_missing() -> None:
     out = flight()
     watch.add(out, 0.0)
     watch.ask(out, looks)  # type: ignore[arg-type]
-    assert watch.fetched(Fetched("job", 0, 0, None, "away"), 5.0) == (out, False)
+    assert watch.fetched(Fetched("job", 0, 0, None, StoreError("away")), 5.0) == (out, False)
     assert watch.next() <= 5.0 + LIMITS.idle
     watch.look(looks, 10.0)  # type: ignore[arg-type]
     assert looks.lists == [0]
@@ -319,7 +320,7 @@ def test_heartbeats_say_who_is_alive_and_a_failed_look_says_nothing() -> None:
     watch.look(looks, 1.0)  # type: ignore[arg-type]
     watch.look(looks, 1.0)  # type: ignore[arg-type]
     assert looks.listens == 1
-    watch.heard(Heard("job", 1.0, {}, "away"), 2.0)
+    watch.heard(Heard("job", 1.0, {}, StoreError("away")), 2.0)
     assert not watch.is_sure(0.5) and out.beats == 0
     watch.heard(Heard("job", 3.0, {(7, 1): 2, (7, 2): 9}), 4.0)
     assert (out.beats, out.alive) == (2, 3.0) and watch.is_sure(3.0) and not watch.is_sure(3.1)

@@ -1,0 +1,244 @@
+"""Groups and joins of tables on this machine, compared with DuckDB."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.grouping import SHAPES, keys_like, put_table, rows_of, sorted_rows, table_of
+
+from pywren_runtime.errors import ConfigError, RecordError
+from pywren_shuffle import table_pairs
+from pywren_shuffle.even import repartition, top_k
+from pywren_shuffle.group import How, distinct, group, reduce_by_key
+from pywren_shuffle.hashed import hashed
+from pywren_shuffle.join import KINDS, join
+
+LITTLE = 2.0  # MB
+AGGREGATES = {
+    "total": ("amount", "sum"),
+    "mean": ("amount", "mean"),
+    "least": ("amount", "min"),
+    "most": ("name", "max"),
+    "known": ("amount", "count"),
+    "n": ("", "rows"),
+    "all_flags": ("flag", "all"),
+    "any_flag": ("flag", "any"),
+}
+SQL = (
+    "sum(amount) total, avg(amount) mean, min(amount) least, max(name) most, count(amount) known, count(*) n,"
+    " bool_and(flag) all_flags, bool_or(flag) any_flag"
+)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def sales(shape: str, count: int, *, seed: int = 0) -> pa.Table:
+    chance = np.random.default_rng(seed)
+    keys = pa.array([None if key == 3 else key for key in keys_like(shape, count, 400, seed)])
+    city = [("Oslo", "Rome", None)[number] for number in chance.integers(0, 3, count)]
+    return pa.table(
+        {
+            "id": keys,
+            "city": pa.array(city).dictionary_encode(),
+            "size": pa.array(chance.choice([0.0, -0.0, 1.5, float("nan")], count), mask=chance.random(count) < 0.1),
+            "amount": pa.array(chance.normal(size=count), mask=chance.random(count) < 0.1),
+            "name": chance.integers(0, 1000, count).astype(str),
+            "flag": chance.random(count) < 0.9,
+        }
+    )
+
+
+def asked(statement: str, **tables: pa.Table) -> list[str]:
+    with duckdb.connect() as database:
+        for name, table in tables.items():
+            database.register(name, table)
+        return sorted_rows(database.sql(statement).to_arrow_table())
+
+
+@pytest.mark.parametrize("memory", [None, LITTLE])
+@pytest.mark.parametrize("key", ["id", ["city", "size"]])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_aggregates(pool: Executor, tmp_path: Path, shape: str, key: Any, memory: float | None) -> None:
+    table = sales(shape, 20_000)
+    source = put_table(tmp_path / "in", table)
+    how = How(partitions=3, memory=memory)
+    result = reduce_by_key(pool, source, tmp_path / "out", AGGREGATES, records="table", key=key, how=how)
+    by = key if isinstance(key, str) else ", ".join(key)
+    expected = asked(f"select {by}, {SQL} from t group by {by}", t=table)
+    assert sorted_rows(table_of(result.parts)) == expected
+    assert (result.records, result.rows) == (20_000, len(expected))
+
+
+def test_more_groups_than_fit_into_memory(pool: Executor, tmp_path: Path) -> None:
+    table = pa.table({"id": np.random.default_rng(0).permutation(100_000), "one": np.ones(100_000)})
+    source = put_table(tmp_path / "in", table)
+    how = How(partitions=2, memory=LITTLE)
+    result = reduce_by_key(pool, source, tmp_path / "out", {"one": "sum"}, records="table:id", how=how)
+    found = table_of(result.parts)
+    assert sorted(found["id"].to_pylist()) == list(range(100_000))
+    assert set(found["one"].to_pylist()) == {1.0}
+
+
+@pytest.mark.parametrize("memory", [None, LITTLE])
+def test_distinct_rows(pool: Executor, tmp_path: Path, memory: float | None) -> None:
+    table = sales("zipf", 20_000)
+    source = put_table(tmp_path / "in", table)
+    how = How(partitions=3, memory=memory)
+    of_some = distinct(pool, source, tmp_path / "some", records="table", key=["id", "city"], how=how)
+    seen: dict[Any, Any] = {}
+    for row in table.to_pylist():
+        seen.setdefault((row["id"], row["city"]), row)
+    assert sorted(map(repr, table_of(of_some.parts).to_pylist())) == sorted(map(repr, seen.values()))
+    assert of_some.records == 20_000
+    pairs = put_table(tmp_path / "pairs", table.select(["id", "size"]))
+    of_all = distinct(pool, pairs, tmp_path / "all", records="table", how=how)
+    assert of_all.rows == len(asked("select distinct id, size + 0.0 from t", t=table))
+
+
+@pytest.mark.parametrize("memory", [None, LITTLE])
+def test_a_function_of_each_group(pool: Executor, tmp_path: Path, memory: float | None) -> None:
+    table = sales("zipf", 20_000)
+    expected: dict[Any, list[str]] = defaultdict(list)
+    for row in table.to_pylist():
+        expected[row["id"]].append(row["name"])
+    result = group(
+        pool,
+        put_table(tmp_path / "in", table),
+        tmp_path / "out",
+        lambda key, tables: [name for some in tables for name in some["name"].to_pylist()],
+        records="table:id",
+        how=How(partitions=3, memory=memory),
+    )
+    assert dict(rows_of(result.parts)) == expected
+
+
+@pytest.mark.parametrize("how", [How(), How(partitions=3), How(partitions=3, memory=LITTLE)])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["uniform", "zipf"])
+def test_joins(pool: Executor, tmp_path: Path, kind: str, shape: str, how: How) -> None:
+    left = sales(shape, 3000).select(["id", "city", "name"])
+    right = sales(shape, 300, seed=1).select(["id", "city", "amount"])
+    right = right.set_column(0, "id", right["id"].cast(pa.float64()))  # the other side has whole numbers
+    sources = put_table(tmp_path / "left", left), put_table(tmp_path / "right", right)
+    result = join(pool, *sources, tmp_path / "out", kind=kind, key=["id", "city"], records="table", how=how)
+    statement = (
+        "select * from l where exists (select 1 from r where l.id = r.id and l.city = r.city)"
+        if kind == "semi"
+        else f"select * from l {'full' if kind == 'outer' else kind} join r using (id, city)"
+    )
+    assert sorted_rows(table_of(result.parts)) == asked(statement, l=left, r=right)
+
+
+@pytest.mark.parametrize("memory", [0.3, 4.0])  # of the first side, not all can be held
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_join_of_one_hot_key(pool: Executor, tmp_path: Path, kind: str, memory: float) -> None:
+    chance = np.random.default_rng(0)
+
+    def wide(column: str, count: int, other: str) -> pa.Table:
+        return pa.table(
+            {
+                "k": ["hot"] * count + [None, other],
+                column: range(count + 2),
+                f"{column} wide": [chance.bytes(500) for _ in range(count + 2)],
+            }
+        )
+
+    left, right = wide("x", 200, "only left"), wide("y", 150, "only right")
+    sources = put_table(tmp_path / "left", left, files=3), put_table(tmp_path / "right", right)
+    how = How(partitions=2, memory=memory)
+    result = join(pool, *sources, tmp_path / "out", kind=kind, key="k", records="table", how=how)
+    expected = {"inner": 30_000, "left": 30_002, "right": 30_002, "outer": 30_004, "semi": 200}
+    assert result.rows == expected[kind]
+    pairs = table_of(result.parts)
+    if kind != "semi":
+        assert len(set(zip(pairs["x"].to_pylist(), pairs["y"].to_pylist(), strict=True))) == result.rows
+
+
+@pytest.mark.parametrize("memory", [0.3, 4.0])  # of the first side, not all can be held
+@pytest.mark.parametrize("kind", KINDS)
+def test_different_keys_of_one_hash_are_told_apart(
+    pool: Executor, tmp_path: Path, kind: str, memory: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hashes of 64 bits nobody finds two that are alike, so here there are but two."""
+    real = table_pairs.row_hashes
+    monkeypatch.setattr(table_pairs, "row_hashes", lambda table: real(table) % np.uint64(2))
+    wide = [np.random.default_rng(number).bytes(2000) for number in range(500)]
+    left = pa.table({"k": [number % 50 for number in range(500)], "x": range(500), "w": wide})
+    right = pa.table(
+        {"k": [25 + number // 6 for number in range(300)], "y": range(300), "v": [value[:1500] for value in wide[:300]]}
+    )
+    sources = put_table(tmp_path / "left", left), put_table(tmp_path / "right", right)
+    how = How(partitions=1, memory=memory)
+    result = join(pool, *sources, tmp_path / "out", kind=kind, key="k", records="table", how=how)
+    statement = (
+        "select * from l where exists (select 1 from r where l.k = r.k)"
+        if kind == "semi"
+        else f"select * from l {'full' if kind == 'outer' else kind} join r using (k)"
+    )
+    assert sorted_rows(table_of(result.parts)) == asked(statement, l=left, r=right)
+
+
+def test_groups_of_one_hash_are_told_apart(pool: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pywren_shuffle import hashed as module
+
+    real = module.row_hashes
+    monkeypatch.setattr(module, "row_hashes", lambda table: real(table) % np.uint64(2))
+    table = pa.table({"k": [number % 50 for number in range(500)], "x": range(500)})
+    assert len(set(hashed(table, ["k"]).column(0).to_pylist())) == 2
+    source = put_table(tmp_path / "in", table)
+    sums = reduce_by_key(pool, source, tmp_path / "sums", {"x": "sum"}, records="table:k", how=How(partitions=1))
+    assert sorted_rows(table_of(sums.parts)) == asked("select k, sum(x) from t group by k", t=table)
+    counts = group(pool, source, tmp_path / "counts", lambda key, tables: sum(map(len, tables)), records="table:k")
+    assert sorted(rows_of(counts.parts)) == [(key, 10) for key in range(50)]
+
+
+def test_parts_and_the_greatest(pool: Executor, tmp_path: Path) -> None:
+    table = sales("uniform", 5000).append_column("n", pa.array(range(5000)))
+    source = put_table(tmp_path / "in", table)
+    parts = repartition(pool, source, tmp_path / "out", 3, records="table", how=How(memory=LITTLE)).parts
+    assert len(parts) == 3
+    assert table_of(parts)["n"].to_pylist() == list(range(5000))
+    assert top_k(pool, source, 3, records="table:n")["n"].to_pylist() == [4999, 4998, 4997]
+
+
+@pytest.mark.parametrize(
+    ("fn", "key", "says"),
+    [
+        ({"amount": "sum"}, "town", "no column 'town'"),
+        ({"amont": "sum"}, "id", "'amont' that is to be aggregated is none of 'id', 'city'"),
+        ({"amount": "median"}, "id", "no such function; there are sum.*use group"),
+        ({"city": "sum"}, "id", "cannot be aggregated"),
+        (max, "id", r"write \{'amount': 'sum'\}"),
+        ({"amount": "sum"}, "-id", "has no direction"),
+        ({"amount": "sum"}, None, "by which columns"),
+    ],
+)
+def test_mistakes_are_named(pool: Executor, tmp_path: Path, fn: Any, key: Any, says: str) -> None:
+    source = put_table(tmp_path / "in", sales("uniform", 50))
+    with pytest.raises(ConfigError, match=says):
+        reduce_by_key(pool, source, tmp_path / "out", fn, records="table", key=key)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_in_joins(pool: Executor, tmp_path: Path) -> None:
+    left = put_table(tmp_path / "left", pa.table({"k": [1], "x": [1]}))
+    right = put_table(tmp_path / "right", pa.table({"k": ["1"], "x": [1]}))
+    with pytest.raises(ConfigError, match=r"'k' of the left side is of type int64.*string"):
+        join(pool, left, right, tmp_path / "out", key="k", records="table")
+    with pytest.raises(ConfigError, match="the right side has no files"):
+        join(pool, left, str(tmp_path / "right" / "*.none"), tmp_path / "out", key="k", records="table")
+    both = join(pool, left, left, tmp_path / "out", key="k", records="table")
+    assert table_of(both.parts).column_names == ["k", "x", "x_right"]
+    put_table(tmp_path / "left" / "other", pa.table({"k": [1]}), files=1)
+    with pytest.raises(RecordError, match="has no column 'x'"):
+        reduce_by_key(pool, tmp_path / "left", tmp_path / "sums", {"x": "sum"}, records="table:k")
