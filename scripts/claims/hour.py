@@ -64,6 +64,7 @@ CLAIMS = [
         "cross_validation_and_grid_search",
         "predict_needs_shared_memory",
     ),
+    whole("tests/docs/test_notebooks.py", "3a", "every notebook from a clean kernel, with its pictures"),
     Claim(
         "3b",
         "a Job's table as a browser draws it, light and dark",
