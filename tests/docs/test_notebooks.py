@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PICTURES = {"1-quick-start": 1, "2-random-forest": 2, "3-mandelbrot": 2, "4-k-means": 1}
 PNG = struct.Struct(">8s4x4sII")
+pytestmark = pytest.mark.timeout(300)  # the first test waits for all four
 BACKEND = re.compile(r'^backend = "local"', re.MULTILINE)
 
 
@@ -22,7 +23,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of them, executed; those that failed have their error in them."""
     folder = tmp_path_factory.mktemp("notebooks")
     command = [sys.executable, str(ROOT / "scripts/notebooks"), "--to", str(folder)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=85)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=280)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder
 
