@@ -18,9 +18,7 @@ from pywren_ng.backends import Backend
 from pywren_ng.credentials import Access, open_store
 from pywren_ng.engine import Engine
 from pywren_ng.environment import LocalModules
-from pywren_ng.observers import Observer
 from pywren_ng.packing import Packer
-from pywren_ng.pricing import Usage
 from pywren_ng.progress import Bars, uploading
 from pywren_ng.scratch import Scratch
 from pywren_ng.tracker import Pace
@@ -29,7 +27,9 @@ from pywren_runtime.stores import Store
 
 if TYPE_CHECKING:
     from pywren_ng.comparison import Comparison
+    from pywren_ng.observers import Observer
     from pywren_ng.packages import PackageSet, Told
+    from pywren_ng.pricing import Usage
     from pywren_runtime.pickling import Ref
 
 DEPTH = "PYWREN_NG_INTERNAL_DEPTH"  # set in workers: how many executors this process is inside of
@@ -49,7 +49,7 @@ class Assembly:
         access: Access,
         requirements: Any,
         compares: bool,  # what functions import with what the workers have
-        progress: bool | Observer | None,
+        progress: "bool | Observer | None",
     ) -> None:
         depth = int(os.environ.get(DEPTH, "0"))
         if backend == "local" and depth:
@@ -97,9 +97,13 @@ class Assembly:
         own = _NO_KEY.sub("-", name or "")[:60].strip("-.")
         return "-".join(filter(None, (own, self.name, str(next(self._jobs)))))
 
-    def usage(self) -> Usage | None:
+    def usage(self) -> "Usage | None":
         """Where what a new job costs is to be counted; None where nothing is paid for."""
-        return Usage(self.arch) if self.arch else None
+        if not self.arch:
+            return None
+        from pywren_ng.pricing import Usage
+
+        return Usage(self.arch)
 
     def pace(self, fn: object) -> Pace:
         """How long this function's tasks take, as far as its earlier jobs have shown."""

@@ -1,6 +1,6 @@
 """Who is told how jobs go: a person by a bar, a program by events, everybody else by one line through `logging`.
 
-    engine ─► Teller ─► Shelf                    only where somebody listens; else the Shelf alone
+    engine ─► Teller ─► Shelf                    only where somebody listens (`teller.py`); else the Shelf alone
                  └────► deliver ─► observer, and at the end a line at INFO
 
 The library configures no logging: `logging.basicConfig(level=logging.INFO)` shows the lines.
@@ -9,13 +9,14 @@ The library configures no logging: `logging.basicConfig(level=logging.INFO)` sho
 import functools
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from pywren_ng.observers import AttemptEnded, Event, JobStarted, Observer, TaskSettled
 from pywren_ng.progress import LOG, Bars, is_in_worker
 from pywren_ng.shelf import Shelf
-from pywren_ng.tracker import Cancelled, Ending, Lost, Task, Watcher
-from pywren_runtime.wire import Outcome, Status
+from pywren_ng.tracker import Watcher
+
+if TYPE_CHECKING:
+    from pywren_ng.observers import Observer
 
 __all__ = ["Audience"]
 
@@ -26,9 +27,12 @@ Look = Callable[[Shelf], object]
 class Audience:
     """Of one executor. `wanted`: an observer, or what `Bars` takes."""
 
-    def __init__(self, wanted: bool | Observer | None, workers: int) -> None:
-        has_observer = callable(wanted) and not is_in_worker()
-        self.observer: Observer | None = _Guarded(wanted) if callable(wanted) and has_observer else None
+    def __init__(self, wanted: "bool | Observer | None", workers: int) -> None:
+        self.observer: Observer | None = None
+        if callable(wanted) and not is_in_worker():
+            from pywren_ng.teller import Guarded
+
+            self.observer = Guarded(wanted)
         self.bars: Bars = Bars(False if callable(wanted) else wanted, workers)
 
     def attend(self, shelf: Shelf, deliver: Deliver, call: Deliver) -> tuple[Watcher, Look]:
@@ -39,79 +43,10 @@ class Audience:
         is_logged = not (self.bars.wanted or is_in_worker()) and LOG.isEnabledFor(logging.INFO)
         if self.observer is None and not is_logged:
             return shelf, self.bars.watch
+        from pywren_ng.observers import JobStarted
+        from pywren_ng.teller import Teller
+
         teller = Teller(shelf, self.observer, deliver)
         if self.observer is not None:
             deliver(functools.partial(self.observer, JobStarted(shelf.tasks.job, shelf.title, shelf.length)))
         return teller, lambda shelf: call(teller.look)
-
-
-class Teller:
-    """Watches a job beside the shelf that everything goes on, and tells an observer, or where there is none the log."""
-
-    def __init__(self, shelf: Shelf, observer: Observer | None, deliver: Deliver) -> None:
-        self._shelf = shelf
-        self._observer = observer
-        self._deliver = deliver
-        self._was_over = False
-
-    def outcome(self, outcome: Outcome) -> None:
-        self._shelf.outcome(outcome)
-        self._tell_attempt()
-
-    def lost(self, lost: Lost) -> None:
-        self._shelf.lost(lost)
-        if lost.charged:
-            self._tell_attempt()
-
-    def settled(self, task: Task, ending: Ending) -> None:
-        self._shelf.settled(task, ending)
-        if self._observer is not None:
-            self._tell(TaskSettled(task.tasks.job, task.index, _word_for(ending)))
-        self._was_over &= self._shelf.over  # all had settled: this one was run again
-        self.look()
-
-    def look(self) -> None:
-        """Tell the end, once, if it has come. In turn."""
-        is_over = self._shelf.counts().is_over
-        if is_over and not self._was_over:
-            self._deliver(self._end)
-        self._was_over = is_over
-
-    def _tell_attempt(self) -> None:
-        if self._observer is not None:
-            self._tell(AttemptEnded(self._shelf.tasks.job, self._shelf.attempts[-1]))
-
-    def _tell(self, event: Event) -> None:
-        if self._observer is not None:
-            self._deliver(functools.partial(self._observer, event))
-
-    def _end(self) -> None:
-        ended = self._shelf.ended()  # not in turn: of a million attempts it takes a while
-        if self._observer is not None:
-            self._observer(ended)
-        else:
-            LOG.info("%s", ended)
-
-
-def _word_for(ending: Ending) -> Literal["ok", "failed", "cancelled"]:
-    if isinstance(ending, Outcome) and ending.status <= Status.VALUE:
-        return "ok"
-    return "cancelled" if isinstance(ending, Cancelled) else "failed"
-
-
-class _Guarded:
-    """An observer whose errors are logged once and hurt nobody."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._has_failed = False
-
-    def __call__(self, event: Event) -> None:
-        try:
-            self._observer(event)
-        except Exception:
-            if not self._has_failed:
-                self._has_failed = True
-                LOG.exception(
-                    "the observer %r failed at %r; the job goes on, and this is said once", self._observer, event
-                )

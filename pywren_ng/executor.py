@@ -20,9 +20,7 @@ from pywren_ng.feed import NO_HEADING, Feed, title_of
 from pywren_ng.grouping import Grouping
 from pywren_ng.job import Job
 from pywren_ng.maps import Maps
-from pywren_ng.observers import Observer
 from pywren_ng.packing import Memory, Packed
-from pywren_ng.pricing import Usage
 from pywren_ng.reducing import Reducing
 from pywren_ng.shelf import Shelf
 from pywren_ng.sorting import Premises, Sorting
@@ -33,6 +31,8 @@ from pywren_runtime.wire import KEEP, REDUCE, Environment, Head, Outcome
 
 if TYPE_CHECKING:
     from pywren_ng.futures import TaskFuture
+    from pywren_ng.observers import Observer
+    from pywren_ng.pricing import Usage
     from pywren_ng.reducers import Reduction
     from pywren_runtime.stores import Store
 
@@ -74,7 +74,7 @@ class Executor(Maps, Reducing, Grouping, Sorting, futures.Executor):  # type: ig
         requirements: str | os.PathLike[str] | Iterable[str] | None = None,
         profile: str | None = None,
         region: str | None = None,
-        progress: bool | Observer | None = None,
+        progress: "bool | Observer | None" = None,
         name: str | None = None,
     ) -> None:
         if isinstance(backend, int):  # as ProcessPoolExecutor and ThreadPoolExecutor take it
@@ -321,7 +321,7 @@ class Executor(Maps, Reducing, Grouping, Sorting, futures.Executor):  # type: ig
     def _new_job(self) -> str:
         return self._assembly.new_job(self._options.name)
 
-    def _heading(self, job: str, usage: Usage | None, function: Packed, more: tuple[Unit, ...]) -> Heading:
+    def _heading(self, job: str, usage: "Usage | None", function: Packed, more: tuple[Unit, ...]) -> Heading:
         options = self._options
         units = function.modules + more + self._initializer.modules
         if units:

@@ -6,7 +6,6 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pywren_ng.completed import Completed, settled
-from pywren_ng.pricing import Cost, cost_of
 from pywren_ng.report import AttemptLog, Failures, group
 from pywren_ng.shelf import Shelf
 from pywren_ng.tracker import Forgotten, Task, Tasks
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from pywren_ng.engine import Engine
+    from pywren_ng.pricing import Cost
 
 T = TypeVar("T")
 
@@ -248,9 +248,11 @@ class Job(Generic[T]):
         return self._shelf.attempts.to_pandas()
 
     @property
-    def cost(self) -> Cost | None:
+    def cost(self) -> "Cost | None":
         """What it has cost so far on Lambda, by what was counted and the prices of a date; None where nothing is paid
         for. What is counted, and what is not, stands in `pywren_ng.pricing`."""
+        from pywren_ng.pricing import cost_of
+
         usage = self._shelf.usage
         return None if usage is None else cost_of(usage)
 

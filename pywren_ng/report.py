@@ -11,11 +11,12 @@ from itertools import compress
 from operator import sub
 from typing import TYPE_CHECKING, Any, overload
 
-from pywren_ng.observers import Attempt
 from pywren_runtime.wire import STATS, Outcome, Status
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from pywren_ng.observers import Attempt
 
 _FRONT = struct.Struct("<IHHB7xd")
 ROW = _FRONT.size + STATS.size
@@ -46,7 +47,7 @@ _ENDED = {
 }
 
 
-class AttemptLog(Sequence[Attempt]):
+class AttemptLog(Sequence["Attempt"]):
     """All attempts of a job, in the order in which they ended; about a hundred bytes each."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class AttemptLog(Sequence[Attempt]):
         cold, begun = sum(rows[ROW - 1 :: ROW]), min(_column(rows, _QUEUED))
         return Digest(quantile(ordered, 0.5), quantile(ordered, 0.99), cold, done - begun)
 
-    def slowest(self, count: int) -> list[Attempt]:
+    def slowest(self, count: int) -> "list[Attempt]":
         """Those that kept their worker busiest, the longest first."""
         rows = enumerate(_ROW.iter_unpack(bytes(self._rows)))
         known = ((row[9] - row[5], at) for at, row in rows if row[9] == row[9])
@@ -88,6 +89,8 @@ class AttemptLog(Sequence[Attempt]):
             import pandas
         except ImportError as error:
             raise ImportError("to_pandas() needs pandas, which is not installed here: pip install pandas") from error
+        from pywren_ng.observers import Attempt
+
         names = [field.name for field in fields(Attempt)]
         columns: list[Any] = list(zip(*_ROW.iter_unpack(bytes(self._rows)), strict=True)) or [()] * len(names)
         table = dict(zip(names, columns, strict=True))
@@ -102,18 +105,20 @@ class AttemptLog(Sequence[Attempt]):
         return len(self._rows) // ROW
 
     @overload
-    def __getitem__(self, index: int) -> Attempt: ...
+    def __getitem__(self, index: int) -> "Attempt": ...
     @overload
-    def __getitem__(self, index: slice) -> list[Attempt]: ...
-    def __getitem__(self, index: int | slice) -> Attempt | list[Attempt]:
+    def __getitem__(self, index: slice) -> "list[Attempt]": ...
+    def __getitem__(self, index: int | slice) -> "Attempt | list[Attempt]":
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        from pywren_ng.observers import Attempt  # here, for the first result of a script waits for what is imported
+
         at = range(len(self))[index] * ROW
         task, round, attempt, status, queued = _FRONT.unpack_from(self._rows, at)
         stats = STATS.unpack_from(self._rows, at + _FRONT.size)
         return Attempt(task, round, attempt, _ENDED.get(status, "failed"), queued, *stats)
 
-    def __iter__(self) -> Iterator[Attempt]:
+    def __iter__(self) -> "Iterator[Attempt]":
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:

@@ -7,13 +7,16 @@ engine ── outcome, lost, settled ─► Shelf ◄── wait ── Job
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pywren_ng.observers import JobEnded
-from pywren_ng.pricing import Usage, cost_of
 from pywren_ng.progress import Counts
 from pywren_ng.report import AttemptLog
 from pywren_ng.tracker import Cancelled, Ending, Lost, Task, Tasks
 from pywren_runtime.wire import Outcome, Status
+
+if TYPE_CHECKING:  # a job needs neither before its end, and its first result waits for what is imported
+    from pywren_ng.observers import JobEnded
+    from pywren_ng.pricing import Usage
 
 LOGS = 64 << 20  # bytes of tasks' output that a job keeps
 
@@ -21,7 +24,7 @@ LOGS = 64 << 20  # bytes of tasks' output that a job keeps
 class Shelf:
     """Where the engine puts what becomes of a job's tasks, and where its Job waits for them."""
 
-    def __init__(self, title: str = "tasks", usage: Usage | None = None) -> None:
+    def __init__(self, title: str = "tasks", usage: "Usage | None" = None) -> None:
         self.title: str = title
         self.usage: Usage | None = usage  # what is paid for
         self.tasks: Tasks  # set by who makes them, for they point here
@@ -77,8 +80,11 @@ class Shelf:
             is_over=is_over,
         )
 
-    def ended(self) -> JobEnded:
+    def ended(self) -> "JobEnded":
         """How it ended, or stands."""
+        from pywren_ng.observers import JobEnded
+        from pywren_ng.pricing import cost_of
+
         counts, digest = self.counts(), self.attempts.digest()
         return JobEnded(
             self.tasks.job,

@@ -16,11 +16,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pywren_ng.pricing import Usage
 from pywren_runtime.errors import TaskTimeout
 from pywren_runtime.wire import Environment, Head, Outcome, Status
+
+if TYPE_CHECKING:
+    from pywren_ng.pricing import Usage
 
 BACKOFF = 0.05  # seconds before the second attempt; doubles with each
 BACKOFF_MOST = 20.0
@@ -51,7 +53,7 @@ class Heading:
     head: Head
     environment: Environment
     encoded: bytes
-    usage: Usage | None = None  # where a backend counts what is to be paid for
+    usage: "Usage | None" = None  # where a backend counts what is to be paid for
 
 
 @dataclass(frozen=True, slots=True)
