@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import os
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -77,6 +78,13 @@ def only_index(patch: pytest.MonkeyPatch, folder: Path) -> None:
         "PIP_FIND_LINKS": str(folder),
     }.items():
         patch.setenv(name, value)
+
+
+def without(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """These tools are neither installed nor on PATH."""
+    patch.setenv("PATH", "/nowhere")
+    for name in names:
+        patch.setitem(sys.modules, name, None)
 
 
 def _hash(data: bytes) -> str:

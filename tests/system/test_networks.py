@@ -5,18 +5,23 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from support.deployed import PACKAGES, Deployed, deployed
 from support.local_aws import LocalAws
 from support.scripted import Peer, Proxy, answer, listening
+from support.wheels import module, only_index, without
 
 from pywren_ng import ConfigError, CredentialsError, Executor
 
@@ -293,3 +298,66 @@ def test_credentials_that_have_ended_are_refused_there(
     with pytest.raises(CredentialsError, match=r"expired.*aws sso login"):
         work()
     assert local_aws.counters()["refused_expired"] > 0
+
+
+# -- Packages, from a company's index
+
+
+class Index(ThreadingHTTPServer):
+    """A package index over TLS whose certificate only a private authority vouches for, with one wheel."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.bundle = folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(self.bundle))
+        wheel = module(folder / "wheels", "office_pk", "1.0")
+        pages = {
+            "/simple/office-pk/": f'<a href="/files/{wheel.name}">{wheel.name}</a>'.encode(),
+            f"/files/{wheel.name}": wheel.read_bytes(),
+        }
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = pages.get(self.path)
+                self.send_response(200 if found is not None else 404)
+                self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/zip")
+                self.send_header("Content-Length", str(len(found or b"")))
+                self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else found or b"")
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Answer)
+        settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(INDEX).configure_cert(settings)
+        self.socket = settings.wrap_socket(self.socket, server_side=True)
+
+
+INDEX = "index.test"  # which nobody but the proxy can find
+
+
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+def test_packages_come_through_the_proxy_and_by_the_companys_authority(
+    tool: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tool == "pip":
+        without(monkeypatch, "uv")
+    only_index(monkeypatch, tmp_path / "none")
+    mine = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NO_PROXY", "no_proxy")
+    for name in ("UV_FIND_LINKS", "PIP_FIND_LINKS", "PIP_NO_INDEX", *mine):
+        monkeypatch.delenv(name, raising=False)
+    with Index(tmp_path) as index:
+        threading.Thread(target=index.serve_forever, daemon=True).start()
+        address = f"https://{INDEX}:{index.server_port}/simple/"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("PIP_INDEX_URL", address)  # which uv is told, too
+        monkeypatch.delenv("UV_DEFAULT_INDEX")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(index.bundle))
+        with Executor("local", max_workers=1, requirements=["office_pk"]) as ex:
+            assert ex.submit(lambda: __import__("office_pk").version).result(timeout=PATIENCE) == "1.0"
+        index.shutdown()
+    assert {tuple(head.split()[:2]) for head in proxy.heads} == {("CONNECT", f"{INDEX}:{index.server_port}")}

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.wheels import module, only_index, source, wheel
+from support.wheels import module, only_index, source, wheel, without
 
 from pywren_ng.comparison import Comparison, Row, is_serious, table
 from pywren_ng.imports import surely_imported
@@ -41,13 +41,6 @@ def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "pip":
         without(monkeypatch, "uv")
     return str(request.param)
-
-
-def without(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Neither installed nor on PATH."""
-    patch.setenv("PATH", "/nowhere")
-    for name in names:
-        patch.setitem(sys.modules, name, None)
 
 
 def fetched(wanted: list[str], target: Target, folder: Path) -> list[str]:
