@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pywren_runtime.errors import PywrenError
 from pywren_runtime.rates import rates
@@ -38,6 +38,7 @@ from pywren_shuffle.terms import Terms, Workers, free_below, kind_of, tier_named
 
 __all__ = ["Place", "Run"]
 
+HEARD: Final = 0.5  # seconds after which a Ctrl-C is heard at the latest
 T = TypeVar("T")
 R = TypeVar("R")
 Reads = TypeVar("Reads", PartitionTask, MergeTask)
@@ -357,7 +358,8 @@ class Run:
             meanwhile()
             running = True
             while running:
-                patience = max(0.0, self._signed + EVERY - time.time())
+                # A Ctrl-C that comes just before the interpreter falls asleep is heard when that ends.
+                patience = min(HEARD, max(0.0, self._signed + EVERY - time.time()))
                 done, waiting = wait(futures, timeout=patience, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
