@@ -30,14 +30,17 @@ def add(commands: Any, shared: argparse.ArgumentParser) -> None:
             _asked,
         ),
         ("join", _join, "use a deployment that somebody else has set up: fetch where it is, and its key", _sizes),
-        ("check", _check, "see whether the deployment works, and how to mend what does not", None),
+        ("check", _check, "see whether the deployment works, and how to mend what does not", _where),
         ("teardown", _teardown, "remove a deployment, with everything that lies in it", _gone),
         ("policy", _policy, "print the least that a user, an admin, or the functions' role must be allowed", _whose),
     ):
         parser = commands.add_parser(name, parents=[shared, whose], help=text, description=text)
         parser.set_defaults(run=run)
-        if options:
-            options(parser)
+        options(parser)
+
+
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--region", help="of the deployment, where there are several (default: the file's)")
 
 
 def _which(parser: argparse.ArgumentParser) -> None:
@@ -178,9 +181,10 @@ def _teardown(asked: argparse.Namespace) -> None:
 def _check(asked: argparse.Namespace) -> int:
     from pywren_ng.deploy import checks
 
-    file, profile, bad = _file(asked), _own(asked)["profile"].value, 0
+    own = _own(asked)
+    file, profile, region, bad = _file(asked), own["profile"].value, own["region"].value, 0
     with _environment(PYWREN_NG_DEPLOYMENT=file):
-        for found in checks.look_at(profile, file, lambda invoke: _run_a_task(profile, invoke)):
+        for found in checks.look_at(profile, region, file, lambda invoke: _run_a_task(profile, region, invoke)):
             _say(f"{'ok  ' if found.is_good else 'FAIL'}  {found.name:<12} {found.text}")
             if found.fix:
                 _say(f"      {found.fix}")
@@ -199,7 +203,7 @@ def _environment(**variables: str | None) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _run_a_task(profile: str | None, invoke: str) -> str:
+def _run_a_task(profile: str | None, region: str | None, invoke: str) -> str:
     from time import perf_counter
 
     from pywren_ng import Executor
@@ -208,7 +212,9 @@ def _run_a_task(profile: str | None, invoke: str) -> str:
     begun = perf_counter()
     with (
         _environment(PYWREN_NG_INVOKE=invoke),
-        Executor("lambda", profile=profile, progress=False, retries=0, max_workers=1, name="check") as ex,
+        Executor(
+            "lambda", profile=profile, region=region, progress=False, retries=0, max_workers=1, name="check"
+        ) as ex,
     ):
         job = ex.map(int, [0])
         job.results()

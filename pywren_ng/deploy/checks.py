@@ -34,16 +34,16 @@ class Found:
 Look = Callable[[], str]
 
 
-def look_at(profile: str | None, file: str, run: Callable[[str], str]) -> Iterator[Found]:
+def look_at(profile: str | None, region: str | None, file: str, run: Callable[[str], str]) -> Iterator[Found]:
     """All checks, but for those that need what one before found missing.
 
     `run` runs a task by that kind of Invoke, and says how it went.
     """
-    found = _look("file", lambda: _file(file))
+    found = _look("file", lambda: _file(file, region))
     yield found
     if not found.is_good:
         return
-    where = deployment.load(file)
+    where = deployment.load(file, region)
     found = _look("credentials", lambda: _who(Account(profile, where.region)))
     yield found
     if not found.is_good:
@@ -75,8 +75,8 @@ def _look(name: str, look: Look) -> Found:
         return Found(name, "failed", str(error), is_good=False)
 
 
-def _file(file: str) -> str:
-    where = deployment.load(file)
+def _file(file: str, region: str | None) -> str:
+    where = deployment.load(file, region)
     where.check()
     path = Path(file).expanduser()
     return f"{path} ({stat.filemode(path.stat().st_mode)}): {where.prefix} in {where.region}, {where.store}"

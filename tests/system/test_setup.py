@@ -105,6 +105,8 @@ def test_setup_check_map_setup_teardown_leaves_nothing(run: Run, local_aws: Loca
     file = home / "pywren-ng" / "deployment.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     assert [line[:4] for line in run("check").splitlines()] == ["ok  "] * 8
+    assert [line[:4] for line in run(f"check --region {local_aws.region}").splitlines()] == ["ok  "] * 8
+    assert "no deployment in mars-1 is known here" in run("check --region mars-1", code=1)
     with Executor("lambda") as ex:
         assert list(ex.map(pow, range(20), [2] * 20)) == [x * x for x in range(20)]
     first = deployment.load(str(file))
