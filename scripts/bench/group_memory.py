@@ -52,7 +52,7 @@ def count_in_order(key: object, values: Iterator[int]) -> int:
 
 def hold_all(key: object, values: Iterator[int]) -> int:
     """As many would write it."""
-    return len(sorted(map(str, values)))
+    return len(sorted(f"{value:0200}" for value in values))  # far beyond the limit, whatever was free before
 
 
 def first(row: tuple[Any, ...]) -> Any:
