@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pywren_ng.config import Setting
     from pywren_ng.credentials import Access
-    from pywren_shuffle.clean import Left
+    from pywren_shuffle.driving.clean import Left
 
 __all__ = ["add"]
 
@@ -28,7 +28,7 @@ def _clean(asked: argparse.Namespace) -> None:
     from time import time
 
     from pywren_ng.credentials import Access, open_store
-    from pywren_shuffle.clean import find_left, remove
+    from pywren_shuffle.driving.clean import find_left, remove
 
     settings = _settings()
     access = Access(settings["profile"].value, settings["region"].value)
@@ -58,7 +58,7 @@ def _end_uploads(
     from botocore.exceptions import BotoCoreError, ClientError
 
     from pywren_ng.uploads import Uploads
-    from pywren_shuffle.clean import sort_of
+    from pywren_shuffle.driving.clean import sort_of
 
     try:
         uploads = Uploads(place, access)

@@ -18,7 +18,7 @@ from pywren_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from pywren_runtime.stores import Store
     from pywren_shuffle.host import Host
-    from pywren_shuffle.plan import Plan
+    from pywren_shuffle.planning.plan import Plan
     from pywren_shuffle.sort import Sorted
 
 __all__ = ["Place", "Places", "Premises", "Sorting", "in_background", "parted", "seen", "usable"]
@@ -94,7 +94,7 @@ class Sorting:
     @property
     def _host(self) -> "Host":
         from pywren_shuffle.host import Host
-        from pywren_shuffle.terms import lambda_workers
+        from pywren_shuffle.planning.terms import lambda_workers
 
         premises = self._premises()
         opener, memory = _opener(premises.access), premises.memory or 0

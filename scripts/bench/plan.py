@@ -32,8 +32,8 @@ from plan_paper import paper
 from sort_requests import FIXED, KEYS, Stage, staged
 
 from pywren_runtime.stores import open_store
+from pywren_shuffle.planning.terms import Terms, Workers, tier_named
 from pywren_shuffle.sort import Sorted, sort
-from pywren_shuffle.terms import Terms, Workers, tier_named
 
 RECORDS = 100_000  # 10 MB
 WORKERS = (2, 4, 8, 16, 32)
@@ -83,7 +83,7 @@ def become_known(all_here: Any) -> None:
 
 
 def wait_for_all(store: str) -> None:
-    from pywren_shuffle import merge, partition, regroup, sample  # noqa: F401
+    from pywren_shuffle.phases import merge, partition, regroup, sample  # noqa: F401
     from pywren_shuffle.records import open_format
 
     open_format(FIXED)

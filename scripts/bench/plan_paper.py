@@ -13,11 +13,11 @@ from math import ceil
 
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.rates import rates
-from pywren_shuffle.plan import Plan
-from pywren_shuffle.plan_words import bytes_in_words
-from pywren_shuffle.planner import make_plan
+from pywren_shuffle.planning.plan import Plan
+from pywren_shuffle.planning.planner import make_plan
+from pywren_shuffle.planning.terms import Terms, Tier, lambda_workers, tier_named
+from pywren_shuffle.planning.words import bytes_in_words
 from pywren_shuffle.records import open_format
-from pywren_shuffle.terms import Terms, Tier, lambda_workers, tier_named
 
 __all__ = ["BEGIN", "END", "paper"]
 

@@ -27,11 +27,11 @@ import sortcheck
 import sortgen
 
 from pywren_runtime.stores import Store, open_store
-from pywren_shuffle.exchange import Exchange
-from pywren_shuffle.plan import Plan
+from pywren_shuffle.places.exchange import Exchange
+from pywren_shuffle.planning.plan import Plan
+from pywren_shuffle.planning.terms import Terms, Workers, tier_named
 from pywren_shuffle.records import Piece, Source
 from pywren_shuffle.sort import sort
-from pywren_shuffle.terms import Terms, Workers, tier_named
 
 HERE = Path(__file__).parent
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}

@@ -1,4 +1,4 @@
-"""How data changes hands between workers, through folders or S3, on any `concurrent.futures.Executor`.
+"""How data changes hands between workers, through folders, S3 or Redis, on any `concurrent.futures.Executor`.
 
     inputs ──► split ── partition ──► block ─┐  a slice for each    ┌─► merge ──► part ─┐
     inputs ──► split ── partition ──► block ─┼──────────────────────┼─► merge ──► part ─┼─► proof ──► manifest

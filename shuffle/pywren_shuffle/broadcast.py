@@ -11,12 +11,12 @@ from itertools import chain
 from typing import Any, cast
 
 from pywren_runtime.stores import Buffer
-from pywren_shuffle.exchange import Exchange
-from pywren_shuffle.grouped import Grouped
 from pywren_shuffle.host import heed
-from pywren_shuffle.joining import Joining, Row, Sided
 from pywren_shuffle.keys import encode
-from pywren_shuffle.merge import Part
+from pywren_shuffle.objects.grouped import Grouped
+from pywren_shuffle.objects.joining import Joining, Row, Sided
+from pywren_shuffle.phases.merge import Part
+from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.proof import NOTHING
 from pywren_shuffle.records import Made, Piece
 from pywren_shuffle.records.rows_records import dump
@@ -110,7 +110,7 @@ class _MakingTables:
         return cast(int, self._writer.read)
 
     def buffers(self) -> Iterator[Buffer]:
-        from pywren_shuffle.table_join import beside_tables
+        from pywren_shuffle.tables.join import beside_tables
 
         task = self._task
         return beside_tables(task.format, task.small, task.pieces, self._exchange, self._writer)

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Buffer
-from pywren_shuffle.exchange import Exchange
+from pywren_shuffle.driving.run import Place, Run
 from pywren_shuffle.group import USUAL, How, Places, Reduced, Spread
-from pywren_shuffle.plan import Plan
+from pywren_shuffle.phases.sample import Boundary, Hot
+from pywren_shuffle.places.exchange import Exchange
+from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import Tally
 from pywren_shuffle.records import Batch, Format, Piece, Reader, Source, Writer, open_format
 from pywren_shuffle.records.keyed import Keyed
-from pywren_shuffle.run import Place, Run
-from pywren_shuffle.sample import Boundary, Hot
 
 __all__ = ["repartition", "top_k"]
 

@@ -22,21 +22,21 @@ from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar, cast
 
 from pywren_runtime.errors import ConfigError
-from pywren_shuffle.clean import new_id
-from pywren_shuffle.grouped import Combine, Grouped
-from pywren_shuffle.inputs import store_url
-from pywren_shuffle.merge import Part
-from pywren_shuffle.pairs import ItemPairs, itself, record_pairs
-from pywren_shuffle.partition import Block, PartitionTask
-from pywren_shuffle.plan import Plan
+from pywren_shuffle.driving.clean import new_id
+from pywren_shuffle.driving.run import Place, Run
+from pywren_shuffle.objects.grouped import Combine, Grouped
+from pywren_shuffle.objects.pairs import ItemPairs, itself, record_pairs
+from pywren_shuffle.objects.spill import Spilling, spill
+from pywren_shuffle.phases.merge import Part
+from pywren_shuffle.phases.partition import Block, PartitionTask
+from pywren_shuffle.phases.sample import Boundary, Hot
+from pywren_shuffle.places.inputs import store_url
+from pywren_shuffle.places.spare import BlocksLost
+from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import Tally, compare
 from pywren_shuffle.records import Made, Piece, Source
 from pywren_shuffle.records.rows_records import load
-from pywren_shuffle.run import Place, Run
-from pywren_shuffle.sample import Boundary, Hot
 from pywren_shuffle.sizes import gather
-from pywren_shuffle.spare import BlocksLost
-from pywren_shuffle.spill import Spilling, spill
 
 __all__ = ["USUAL", "How", "Reduced", "distinct", "group", "map_reduce_by_key", "reduce_by_key"]
 
@@ -100,8 +100,8 @@ def group(
     if not callable(fn):
         raise ConfigError(f"{fn!r} must be a function of a key and an iterator of its values.")
     if records.partition(":")[0] == "table":
-        from pywren_shuffle.aggregate import names_of, table_format
-        from pywren_shuffle.table_groups import TableGroups
+        from pywren_shuffle.tables.aggregate import names_of, table_format
+        from pywren_shuffle.tables.groups import TableGroups
 
         inner = table_format(records, key)
         return _from_files(executor, source, target, TableGroups(inner, names_of(inner), fn), how)
@@ -127,7 +127,7 @@ def reduce_by_key(
     `{"total": ("amount", "sum")}`; the functions are sum, product, min, max, any, all, count, rows and mean.
     """
     if records.partition(":")[0] == "table":
-        from pywren_shuffle.aggregate import Aggregated, aggregates_of, names_of, table_format
+        from pywren_shuffle.tables.aggregate import Aggregated, aggregates_of, names_of, table_format
 
         inner = table_format(records, key)
         return _from_files(executor, source, target, Aggregated(inner, names_of(inner), aggregates_of(fn)), how)
@@ -148,9 +148,9 @@ def distinct(
 ) -> "Reduced[None]":
     """Each record once; with `key`, the first record of each key, in the order of the input."""
     if records.partition(":")[0] == "table":
-        from pywren_shuffle.aggregate import names_of, table_format
         from pywren_shuffle.records.table_records import Table
-        from pywren_shuffle.table_groups import FirstRows
+        from pywren_shuffle.tables.aggregate import names_of, table_format
+        from pywren_shuffle.tables.groups import FirstRows
 
         inner = Table(()) if key is None and records == "table" else table_format(records, key)
         return _from_files(executor, source, target, FirstRows(inner, names_of(inner), ()), how)

@@ -16,10 +16,10 @@ from signal import SIGINT
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pywren_runtime.stores import Store, open_store
-from pywren_shuffle.exchange import Exchange
+from pywren_shuffle.places.exchange import Exchange
 
 if TYPE_CHECKING:
-    from pywren_shuffle.terms import Workers
+    from pywren_shuffle.planning.terms import Workers
 
 __all__ = ["Host", "halt", "heed", "host_of", "later", "over_key", "submit_all"]
 

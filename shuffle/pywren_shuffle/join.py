@@ -13,16 +13,16 @@ from typing import Any, Final, cast
 
 from pywren_runtime.errors import ConfigError
 from pywren_shuffle.broadcast import Broadcast, beside, is_possible
+from pywren_shuffle.driving.run import Place
 from pywren_shuffle.group import USUAL, How, Places, Reduced, Spread
-from pywren_shuffle.grouped import Grouped
-from pywren_shuffle.inputs import find
-from pywren_shuffle.joining import HELD, LEFT, RIGHT, Joining, Row, Sided, SidedSource, side_of
-from pywren_shuffle.merge import Part
-from pywren_shuffle.pairs import itself, record_pairs
-from pywren_shuffle.plan import Plan
+from pywren_shuffle.objects.grouped import Grouped
+from pywren_shuffle.objects.joining import HELD, LEFT, RIGHT, Joining, Row, Sided, SidedSource, side_of
+from pywren_shuffle.objects.pairs import itself, record_pairs
+from pywren_shuffle.phases.merge import Part
+from pywren_shuffle.places.inputs import find
+from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Piece, Source
-from pywren_shuffle.run import Place
 
 __all__ = ["KINDS", "join"]
 
@@ -54,8 +54,8 @@ def join(
         raise ConfigError(f"kind={kind!r} is no kind of join: there are {', '.join(KINDS)}.")
     format: Any
     if records.partition(":")[0] == "table":
-        from pywren_shuffle.aggregate import table_format
-        from pywren_shuffle.table_join import TableJoin
+        from pywren_shuffle.tables.aggregate import table_format
+        from pywren_shuffle.tables.join import TableJoin
 
         if fn is not None:
             raise ConfigError("fn= is for rows: a join of tables has the columns of both sides.")

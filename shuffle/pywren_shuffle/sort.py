@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from pywren_shuffle.plan import Plan
+from pywren_shuffle.driving.run import Place, Run
+from pywren_shuffle.phases.sample import Hot
+from pywren_shuffle.planning.plan import Plan
+from pywren_shuffle.planning.terms import Terms
 from pywren_shuffle.proof import compare
 from pywren_shuffle.records import open_format
-from pywren_shuffle.run import Place, Run
-from pywren_shuffle.sample import Hot
-from pywren_shuffle.terms import Terms
 
 __all__ = ["Place", "Run", "Sorted", "plan_sort", "sort"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pywren_shuffle.exchange import Exchange
+from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.records import Batch, Format, Piece, Source, open_format
 
 READER = Exchange(hedging=False)

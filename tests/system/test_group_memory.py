@@ -7,7 +7,7 @@ from support.grouping import group_memory
 from support.sorting import sort_memory
 
 from pywren_shuffle.group import How, map_reduce_by_key
-from pywren_shuffle.inputs import store_url
+from pywren_shuffle.places.inputs import store_url
 
 MEGABYTES, COUNT = 8, 500_000
 TABLES = 64  # a row group takes 32 MB

@@ -17,7 +17,7 @@ from pywren_runtime.errors import ConfigError, KeyUnsupported, OutputInUse, Pack
 from pywren_shuffle.even import repartition, top_k
 from pywren_shuffle.group import How, distinct, group, map_reduce_by_key, reduce_by_key
 from pywren_shuffle.join import KINDS, join
-from pywren_shuffle.merge import merge
+from pywren_shuffle.phases.merge import merge
 from pywren_shuffle.records.rows_records import load
 
 LITTLE = 1.0  # MB: so that splits leave in several blocks, and partitions are merged in rounds

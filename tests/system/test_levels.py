@@ -13,9 +13,9 @@ from support.sorting import FIXED, Folder, assert_sorted, fill, sort_requests, s
 from pywren_ng import Executor as Pywren
 from pywren_runtime.errors import ShuffleCorrupt
 from pywren_runtime.stores import open_store
+from pywren_shuffle.planning.terms import FOLDER, Terms, Tier, Workers, tier_named
 from pywren_shuffle.records.rows_records import dump, load
 from pywren_shuffle.sort import Sorted, plan_sort, sort
-from pywren_shuffle.terms import FOLDER, Terms, Tier, Workers, tier_named
 
 LITTLE = 0.25  # MB, with which 20,000 records make 28 splits
 

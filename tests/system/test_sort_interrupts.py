@@ -21,7 +21,7 @@ from support.records import READER
 from support.sorting import FIXED, Bucket, Folder, Place, fill
 
 from pywren_shuffle.host import over_key, submit_all
-from pywren_shuffle.partition import PartitionTask, partition
+from pywren_shuffle.phases.partition import PartitionTask, partition
 from pywren_shuffle.records import Piece, Source, open_format
 
 MEMORY = 512  # MB of the function

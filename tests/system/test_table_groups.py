@@ -13,11 +13,11 @@ import pytest
 from support.grouping import SHAPES, keys_like, put_table, rows_of, sorted_rows, table_of
 
 from pywren_runtime.errors import ConfigError, RecordError
-from pywren_shuffle import table_pairs
 from pywren_shuffle.even import repartition, top_k
 from pywren_shuffle.group import How, distinct, group, reduce_by_key
-from pywren_shuffle.hashed import hashed
 from pywren_shuffle.join import KINDS, join
+from pywren_shuffle.tables import pairs as table_pairs
+from pywren_shuffle.tables.hashed import hashed
 
 LITTLE = 2.0  # MB
 AGGREGATES = {
@@ -189,7 +189,7 @@ def test_different_keys_of_one_hash_are_told_apart(
 
 
 def test_groups_of_one_hash_are_told_apart(pool: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pywren_shuffle import hashed as module
+    from pywren_shuffle.tables import hashed as module
 
     real = module.row_hashes
     monkeypatch.setattr(module, "row_hashes", lambda table: real(table) % np.uint64(2))

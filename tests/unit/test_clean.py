@@ -11,13 +11,13 @@ import boto3
 import pytest
 from support.s3_server import S3Server
 
-import pywren_shuffle.merge as merging
-import pywren_shuffle.run as running
+import pywren_shuffle.driving.run as running
+import pywren_shuffle.phases.merge as merging
 import pywren_shuffle.sort as sorting
 from pywren_ng.cli import main
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Store, open_store
-from pywren_shuffle.clean import SILENT, Left, find_left, new_id, remove, sign_key
+from pywren_shuffle.driving.clean import SILENT, Left, find_left, new_id, remove, sign_key
 from pywren_shuffle.records.rows_records import dump
 
 OLD, OLDER = "20200101T000000-0123abcd", "20190101T000000-89abcdef"
@@ -108,7 +108,7 @@ def test_a_place_that_is_not_there_is_an_error_and_not_made(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
-import pywren_shuffle.run as running
+import pywren_shuffle.driving.run as running
 import pywren_shuffle.sort as sorting
 
 def partition_and_die(task):

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.records import READER, opened, put
 
-from pywren_shuffle.digests import SHORT, hashes_of, total_of
 from pywren_shuffle.records import Piece
+from pywren_shuffle.records.digests import SHORT, hashes_of, total_of
 from pywren_shuffle.records.keyed import MANY
 
 LENGTHS = [0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 100, SHORT, SHORT + 1, 5000]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.rates import rates
-from pywren_shuffle.levels import layers_of
-from pywren_shuffle.model import seconds_of
-from pywren_shuffle.plan import Layer, Plan
-from pywren_shuffle.planner import make_plan
+from pywren_shuffle.planning.levels import layers_of
+from pywren_shuffle.planning.model import seconds_of
+from pywren_shuffle.planning.plan import Layer, Plan
+from pywren_shuffle.planning.planner import make_plan
+from pywren_shuffle.planning.terms import FOLDER, Terms, Tier, Workers, lambda_workers, tier_named
 from pywren_shuffle.sizes import starts_of
-from pywren_shuffle.terms import FOLDER, Terms, Tier, Workers, lambda_workers, tier_named
 
 S3 = tier_named("s3")
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12

@@ -24,9 +24,9 @@ from support.s3_server import S3Server
 import pywren_shuffle.records
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import open_store
+from pywren_shuffle.phases.rounds import Slice, rounds
 from pywren_shuffle.records import Batch, Format, Piece, Source, open_format
 from pywren_shuffle.records.rows_records import dump, load
-from pywren_shuffle.rounds import Slice, rounds
 from pywren_shuffle.sort import sort
 
 FOLDER = Path(pywren_shuffle.records.__file__).parent

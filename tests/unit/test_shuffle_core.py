@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pywren_runtime.errors import ShuffleCorrupt
-from pywren_shuffle.exchange import joined
-from pywren_shuffle.flights import AT_ONCE, Flights
+from pywren_shuffle.phases.sample import Boundary, boundaries, cuts, packed, unpacked
+from pywren_shuffle.places.exchange import joined
+from pywren_shuffle.places.flights import AT_ONCE, Flights
 from pywren_shuffle.proof import MASK, NOTHING, Tally, compare
 from pywren_shuffle.records import Piece, Source, open_format
-from pywren_shuffle.sample import Boundary, boundaries, cuts, packed, unpacked
+from pywren_shuffle.records.vectors import Mixer
 from pywren_shuffle.sizes import gather, reads, round_block, sample_size
-from pywren_shuffle.vectors import Mixer
 
 FIXED = open_format("fixed:100:10")
 

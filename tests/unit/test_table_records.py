@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support.records import READER, cut, encoded, loaded, opened, put, written
 
 from pywren_runtime.errors import ConfigError, RecordError
-from pywren_shuffle.columns import row_hashes, size_of
+from pywren_shuffle.records.columns import row_hashes, size_of
 from pywren_shuffle.records.table_records import TableBatch
 from pywren_shuffle.sort import sort
 
@@ -164,8 +164,8 @@ def test_hashes_of_rows_tell_columns_and_neighbours_apart() -> None:
 
 
 def test_a_large_row_group_is_cut_without_being_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywren_shuffle.parquet.WHOLE", 50_000)
-    monkeypatch.setattr("pywren_shuffle.parquet.PAGES", 10_000)
+    monkeypatch.setattr("pywren_shuffle.records.parquet.WHOLE", 50_000)
+    monkeypatch.setattr("pywren_shuffle.records.parquet.PAGES", 10_000)
     numbers = np.random.default_rng(0).integers(0, 2**60, 60_000)
     table = pa.table({"k": numbers, "i": np.arange(60_000)})
     source = put(tmp_path, parquet(table, row_group_size=10**9, data_page_size=10_000, use_dictionary=False))
@@ -179,7 +179,7 @@ def test_a_large_row_group_is_cut_without_being_read_whole(tmp_path: Path, monke
 
 
 def test_parts_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywren_shuffle.parquet.GROUP", 10_000)
+    monkeypatch.setattr("pywren_shuffle.records.parquet.GROUP", 10_000)
     source = put(tmp_path, parquet(pa.table({"k": range(5000)}), compression="zstd"))
     format = opened("table:k", source)
     batch = loaded(format, source)

@@ -15,7 +15,7 @@ import numpy as np
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch
-from pywren_shuffle.vectors import Array, Mixer, are_ordered, rows_of, stable_order
+from pywren_shuffle.records.vectors import Array, Mixer, are_ordered, rows_of, stable_order
 
 __all__ = ["FixedBatch", "FixedWriter", "Shape", "joined", "spread", "table_of"]
 

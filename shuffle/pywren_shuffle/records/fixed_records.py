@@ -15,7 +15,7 @@ from pywren_shuffle.records import Batch, Piece, Reader, Source
 
 if TYPE_CHECKING:
     from pywren_shuffle.records.fixed_batches import FixedWriter
-    from pywren_shuffle.vectors import Array
+    from pywren_shuffle.records.vectors import Array
 
 __all__ = ["Fixed", "open_format"]
 

@@ -57,7 +57,7 @@ def _total_of(records: list[bytes]) -> int:
 def _vectorised() -> Callable[[Sequence[bytes]], int] | None:
     """The same with other hashes in half the time; all workers of a sort have the same packages."""
     try:
-        from pywren_shuffle.digests import total_of
+        from pywren_shuffle.records.digests import total_of
     except ModuleNotFoundError:
         return None
     return total_of

@@ -8,7 +8,6 @@ Categories (dictionaries) become their values on the way and are categories agai
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from struct import Struct
 from typing import Any, cast
 
@@ -18,11 +17,21 @@ import pyarrow.ipc
 
 from pywren_runtime.errors import ConfigError, RecordError
 from pywren_runtime.stores import Buffer
-from pywren_shuffle.columns import Column, are_ordered, array_of, key_of, row_hashes, size_of, sortable, stable_order
-from pywren_shuffle.parquet import GroupWriter, ParquetObject
-from pywren_shuffle.proof import MASK, NOTHING, Tally
+from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Format, Key, Piece, Reader, Source
+from pywren_shuffle.records.columns import (
+    Column,
+    are_ordered,
+    array_of,
+    key_of,
+    row_hashes,
+    size_of,
+    sortable,
+    stable_order,
+    sums_between,
+)
 from pywren_shuffle.records.keyed import evenly
+from pywren_shuffle.records.parquet import GroupWriter, ParquetObject
 
 __all__ = ["Table", "TableBatch", "open_format"]
 
@@ -189,10 +198,7 @@ class TableBatch:
         """See Batch."""
         if self._known is None:
             self._known = row_hashes(self.table)
-        totals = np.zeros(len(self) + 1, np.uint64)
-        np.cumsum(self._known, out=totals[1:])
-        at = [int(total) for total in totals[list(cuts)]]
-        return [(stop - start) & MASK for start, stop in pairwise(at)]
+        return sums_between(self._known, cuts)
 
     def encode(self) -> Iterator[Buffer]:
         """See Batch. Each block is a message of Arrow's, aligned to 8 bytes."""

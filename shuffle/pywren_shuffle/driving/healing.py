@@ -1,0 +1,175 @@
+"""The driver's side of `spare`: what was made by which task, so that it can be made again where it stays.
+
+run(tasks) ──► some lost what they should read ──► which blocks are gone? ──► their tasks once more ──► these once more
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import inf
+from typing import Any
+
+from pywren_runtime.errors import StoreError
+from pywren_shuffle.phases.merge import MergeTask
+from pywren_shuffle.phases.partition import Block, PartitionTask
+from pywren_shuffle.places.exchange import Exchange
+from pywren_shuffle.places.inputs import folder_of
+from pywren_shuffle.places.spare import BlocksLost, Roomy, missing, said
+
+__all__ = ["Healing"]
+
+Task = PartitionTask | MergeTask
+Function = Callable[[Any], Any]
+
+
+class Healing:
+    """Of one sort whose blocks lie in `tier`: where that may lose them, or not take them, they lie in `place` then.
+
+    It is `active` where the tier is such a store; else it does what it is asked to and no more.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        tier: str,
+        place: str,
+        *,
+        run_all: Callable[[Function, Sequence[Any]], list[Any]],
+        id: str,
+        requests: Counter[str],
+    ) -> None:
+        # To open a store of files would be to make its folder.
+        self.active = folder_of(tier) is None and isinstance(exchange.open(tier), Roomy)
+        self.notices: list[str] = []
+        self._exchange = exchange
+        self._tier, self._place = tier, place
+        self._run_all, self._id = run_all, id
+        self._requests = requests
+        self._made: dict[str, tuple[Function, Task, int]] = {}  # by which task each block was, and its size
+        self._where: dict[str, str] = {}
+
+    def room(self) -> float | None:
+        """How many bytes may lie in the tier; None if it is of no use, and is not used. The user is told of doubts."""
+        store: object = self._exchange.open(self._tier) if self.active else None
+        if not isinstance(store, Roomy):
+            return inf
+        try:
+            room = store.room()
+        except StoreError as error:
+            self.active = False
+            self._tell(f"{self._tier} is not used, and {self._place} is instead: {said(error)}")
+            return None
+        for doubt in room.doubts:
+            self._tell(f"{self._tier} may lose data, which is then made again in {self._place}: {doubt}")
+        if room.bytes == 0:
+            self.active = False
+            self._tell(f"{self._tier} is not used, and {self._place} is instead: its memory is full")
+            return None
+        return inf if room.bytes is None else float(room.bytes)
+
+    def run(self, run: Function, tasks: Sequence[Task]) -> list[Any]:
+        """What `run` gives for each task, though what it reads was lost, or what it writes was not taken."""
+        if not self.active:
+            return self._run_all(run, tasks)
+        tasks = [self._directed(task) for task in tasks]
+        found = self._run_all(run, tasks)
+        while lost := [number for number, made in enumerate(found) if getattr(made, "lost", "")]:
+            self._requests.update(sum((found[number].requests for number in lost), Counter()))
+            self._make_again([tasks[number] for number in lost], found[lost[0]].lost)
+            again = [self._directed(tasks[number]) for number in lost]
+            for number, made in zip(lost, self._run_all(run, again), strict=True):
+                found[number] = made
+        for task, made in zip(tasks, found, strict=True):
+            if isinstance(made, Block):
+                self._made[made.key] = run, task, made.offsets[-1]
+        blocks = [block for made in found for block in _blocks_of(made)]
+        self._where.update((block.key, block.store) for block in blocks)
+        self._tell_of([block.notice for block in blocks if block.notice], len(blocks))
+        return found
+
+    def keys(self, place: str, prefix: str) -> list[str]:
+        """What lies there; nothing of a tier that cannot be asked."""
+        try:
+            return [key for key, _ in self._exchange.keys(place, prefix)]
+        except StoreError as error:
+            self._tell_of_rest(error)
+            return []
+
+    def leave(self, id: str, lost: BlocksLost) -> None:
+        """Use the tier no more, and remove what one shuffle has there."""
+        self._tell(f"blocks were lost in {self._tier}, and all is made again in {self._place}: {lost}")
+        self.remove(self._tier, self.keys(self._tier, f"shuffles/{id}/"))
+        self.active = False
+
+    def moved(self) -> list[str]:
+        """The keys of blocks that lie in the spare place though they were meant for the tier."""
+        return [key for key, where in self._where.items() if where != self._tier]
+
+    def remove(self, place: str, keys: Sequence[str]) -> None:
+        """Remove these; what the tier cannot be asked to remove goes when its time is over."""
+        try:
+            self._exchange.delete(place, keys)
+        except StoreError as error:
+            self._tell_of_rest(error)
+
+    def _directed(self, task: Task) -> Task:
+        """The task with what is known of where blocks lie."""
+        if isinstance(task, PartitionTask):
+            return replace(task, spare=self._place if task.store == self._tier else "")
+        where = [self._where.get(key, task.store) for key in task.keys]
+        doubtful = self._tier in where or task.target == self._tier
+        store = where[0] if len(set(where)) == 1 else task.store
+        return replace(
+            task,
+            store=store,
+            stores=tuple(where) if len(set(where)) > 1 else (),
+            spare=self._place if doubtful else "",
+        )
+
+    def _make_again(self, tasks: Iterable[Task], reason: str) -> None:
+        """Make again, in the spare place, what is gone of all that these tasks read."""
+        read = {key for task in tasks if isinstance(task, MergeTask) for key in task.keys}
+        read = {key for key in read if self._where.get(key) == self._tier}
+        if not read or not read <= self._made.keys():
+            raise BlocksLost(reason)  # a task that gives several blocks names them anew each time
+        doubtful = {key: self._made[key][2] for key in sorted(read)}
+        gone = missing(self._exchange, self._tier, doubtful)
+        self._tell(
+            f"{len(gone):,} of {len(doubtful):,} blocks were lost in {self._tier}, and are made again in"
+            f" {self._place}: {reason}"
+        )
+        for run, keys in groupby(gone, lambda key: self._made[key][0]):
+            again = [self._elsewhere(self._made[key][1]) for key in keys]
+            for block in self.run(run, again):
+                self._requests.update(block.requests)
+
+    def _elsewhere(self, task: Task) -> Task:
+        if isinstance(task, PartitionTask):
+            return replace(task, store=self._place)
+        return replace(task, target=self._place)
+
+    def _tell_of_rest(self, error: StoreError) -> None:
+        if not self.active:
+            raise error
+        self._tell(f"what was left in {self._tier} could not be removed, and goes by itself: {said(error)}")
+
+    def _tell(self, notice: str) -> None:
+        import logging
+
+        self.notices.append(notice)
+        logging.getLogger("pywren_ng").warning("the sort %s: %s", self._id, notice)
+
+    def _tell_of(self, reasons: Sequence[str], tasks: int) -> None:
+        if reasons:
+            self._tell(
+                f"{len(reasons):,} of {tasks:,} blocks went to {self._place}, as {self._tier} did not take them:"
+                f" {reasons[0]}"
+            )
+
+
+def _blocks_of(made: Any) -> Sequence[Block]:
+    """The blocks that a task gave: one, several or none."""
+    if isinstance(made, Block):
+        return (made,)
+    return [each for each in made if isinstance(each, Block)] if isinstance(made, list | tuple) else ()

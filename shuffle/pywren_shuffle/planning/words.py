@@ -1,0 +1,122 @@
+"""A plan in words and numbers, for people."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pywren_shuffle.planning.plan import Layer, Plan, requests_of
+
+__all__ = ["bytes_in_words", "words_of"]
+
+
+def words_of(plan: Plan) -> str:
+    """All that was decided, expected and rejected, and what came of it."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield (
+        f"sort {bytes_in_words(plan.bytes)}: {_number(plan.splits, 'split')} of {bytes_in_words(plan.split)} at most,"
+        f" {_number(plan.partitions, 'partition')}, {_number(plan.levels, 'level')} of exchange on {_tiers(plan)},"
+        f" {plan.at_once:,} tasks at once with {bytes_in_words(plan.memory)} each for data"
+    )
+    yield from (f"  layer {number}: {_layer(layer, plan, number)}" for number, layer in enumerate(plan.layers))
+    if plan.rounds > 1:
+        yield f"  in {plan.rounds} rounds, each of which fills and empties {plan.tier}"
+    if plan.prefixes > 1:
+        yield f"  keys spread over {plan.prefixes} prefixes"
+    if plan.why:
+        yield f"  why: {plan.why}"
+    yield from _table(plan)
+    if plan.rejected:
+        yield "not taken:"
+    for option in plan.rejected:
+        took = "" if option.seconds is None else f" ({_seconds(option.seconds)}, {_dollars(option.dollars)})"
+        yield f"  {option.name}{took}: {option.why}"
+
+
+def _layer(layer: Layer, plan: Plan, number: int) -> str:
+    finer = plan.layers[number + 1].ranges if number + 1 < plan.levels else plan.partitions
+    slices = finer // layer.ranges if number else finer
+    whose = "one of each split" if not number else f"{layer.groups:,} groups of the input × {layer.ranges:,} ranges"
+    return f"{_number(layer.objects, 'object')} on {layer.tier}, {whose}, with about {_number(slices, 'slice')} each"
+
+
+def _tiers(plan: Plan) -> str:
+    return " and ".join(dict.fromkeys(layer.tier for layer in plan.layers))
+
+
+def _table(plan: Plan) -> Iterator[str]:
+    """Expected beside actual, step by step and in all; only what is known."""
+    actual = plan.actual
+    done = {step.name: step for step in actual.steps} if actual else {}
+    head = ("", "tasks", "expected", "actual" if actual else "", "requests expected", "actual" if actual else "")
+    rows = [head]
+    for step in plan.steps:
+        was = done.get(step.name)
+        expected = _seconds(step.seconds) if plan.seconds is not None else "–"
+        rows.append(
+            (
+                step.name,
+                f"{step.tasks:,}",
+                expected,
+                _seconds(was.seconds) if was else "",
+                _asked(step.requests),
+                _asked(was.requests) if was else "",
+            )
+        )
+    took = _seconds(plan.seconds) if plan.seconds is not None else "–"
+    total = _asked(plan.requests), _asked(requests_of(actual.steps)) if actual else ""
+    rows.append(("in all", "", took, _seconds(actual.seconds) if actual else "", *total))
+    if plan.dollars is not None:
+        rows.append(("dollars", "", _dollars(plan.dollars), _dollars(actual.dollars) if actual else "", "", ""))
+    widths = [max(len(row[column]) for row in rows[1:]) for column in range(len(head))]
+    widths = [width and max(width, len(title)) for width, title in zip(widths, head, strict=True)]
+    for row in rows:  # what has nothing to show is left out
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
+        yield ("  " + "  ".join(cells)).rstrip()
+    if plan.seconds is None:
+        yield "  – nothing is known of how fast a folder is"
+
+
+_SHORT: Final = {"GetRange": "GET", "GetObject": "GET", "ListObjectsV2": "LIST", "HeadObject": "HEAD"}
+
+
+def _asked(requests: Mapping[str, int]) -> str:
+    """By what is paid for: an upload in parts is as many PUTs as it has parts, and two."""
+    found: Counter[str] = Counter()
+    for kind, number in requests.items():
+        if kind != "hedges":  # they are among the others
+            found["DELETE" if kind.startswith("Delete") else _SHORT.get(kind, "PUT")] += number
+    return ", ".join(f"{number:,} {kind}" for kind, number in found.items() if number)
+
+
+def bytes_in_words(number: float) -> str:
+    """`10 MB`, `1.52 TB`: three digits and a unit."""
+    if number == 1:
+        return "1 byte"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 0.01:
+        return "< 0.01 s" if seconds else "0 s"
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+
+
+def _dollars(dollars: float | None) -> str:
+    if dollars is None:
+        return "–"
+    if dollars >= 0.1:
+        return f"${dollars:,.2f}"
+    return f"${dollars:.6f}".rstrip("0").rstrip(".")
