@@ -40,7 +40,8 @@ class Audience:
 
         `deliver` runs what is the user's, `call` runs something in turn.
         """
-        is_logged = not (self.bars.wanted or is_in_worker()) and LOG.isEnabledFor(logging.INFO)
+        # Not isEnabledFor: it takes logging's lock the first time, which another thread may hold for long.
+        is_logged = not (self.bars.wanted or is_in_worker()) and LOG.getEffectiveLevel() <= logging.INFO
         if self.observer is None and not is_logged:
             return shelf, self.bars.watch
         from pywren_ng.observers import JobStarted
