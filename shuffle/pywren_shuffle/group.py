@@ -218,6 +218,8 @@ def _from_files(executor: Executor, source: Places, target: Place, format: Any, 
 class Spread(Run):
     """One run of what is spread by a hash; `format` must be Spilling."""
 
+    RENAMED = True  # see `spill`
+
     def __init__(self, executor: Executor, format: Any, target: Place, how: How, id: str = "") -> None:
         super().__init__(executor, format, target, how.intermediate, how.hedging, id)
         self._how = how
@@ -232,14 +234,15 @@ class Spread(Run):
             try:
                 parts, total = self.reduced(splits, plan)
             except BlocksLost as lost:  # blocks of a spill have a new name each time: none can be made again alone
-                self.leave_tier(lost)
+                self.traces.leave_tier(lost)
+                self._rows = []
                 parts, total = self.reduced(splits, plan)
             value = self.published(parts, total)
         except BaseException as error:
-            self.give_up(error)
+            self.traces.give_up(error)
             raise
         self.output.remove_old()
-        self.clean()
+        self.traces.clean()
         plan = self.done(plan)
         assert plan.actual is not None
         made = [part.made or Made(part.tally.records, part.tally.bytes, part.tally.records) for part in parts]
@@ -291,14 +294,6 @@ class Spread(Run):
             self.requests += block.requests
         return blocks
 
-    def clean(self) -> None:
-        """Remove the intermediate data, whatever it is called; see `spill`."""
-        self._keys, self._keys_at_target = (
-            [key for prefix in sorted({_folder(key) for key in keys}) for key in self.healing.keys(place, prefix)]
-            for place, keys in ((self._blocks, self._keys), (self._at_target, self._keys_at_target))
-        )
-        super().clean()
-
 
 class _Items(Spread):
     """A run over items."""
@@ -345,10 +340,6 @@ class _Items(Spread):
             data = self.exchange.read([Piece(Source(self._target, part.key, part.size), 0, part.size)])
             found.update(cast("Iterable[tuple[Any, Any]]", load(io.BytesIO(data))))
         return found
-
-
-def _folder(key: str) -> str:
-    return key[: key.rindex("/") + 1]
 
 
 def _below(store: str, name: str) -> str:

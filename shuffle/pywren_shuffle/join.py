@@ -125,7 +125,7 @@ class _Join(Spread):
 
     def _beside(self, small: tuple[Piece, ...], large: Sequence[tuple[Piece, ...]], plan: Plan) -> list[Part]:
         keys = self.output.keys(len(large))
-        self._keys = [f"shuffles/{self.id}/{number:06d}" for number in range(len(large))]
+        self.traces.expect(self.traces.tier, [f"shuffles/{self.id}/{number:06d}" for number in range(len(large))])
         tasks = [
             Broadcast(
                 format=self._format,
@@ -133,7 +133,7 @@ class _Join(Spread):
                 small=small,
                 pieces=split,
                 counts_small=number == 0,
-                store=self._blocks,
+                store=self.traces.tier,
                 target=self._target,
                 key=keys[number],
                 block=plan.block,

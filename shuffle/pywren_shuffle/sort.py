@@ -74,10 +74,10 @@ def sort(
         total = compare([block.tally for block in blocks], [part.tally for part in parts], [part.key for part in parts])
         run.output.publish(parts, total)
     except BaseException as error:
-        run.give_up(error)
+        run.traces.give_up(error)
         raise
     run.output.remove_old()
-    run.clean()
+    run.traces.clean()
     plan = run.done(plan)
     assert plan.actual is not None
     return Sorted(
@@ -117,4 +117,4 @@ def plan_sort(
     try:
         return run.planned(run.looked(source), partitions, together, memory, levels, splits)
     finally:
-        run.clean()
+        run.traces.clean()

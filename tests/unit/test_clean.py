@@ -11,12 +11,13 @@ import boto3
 import pytest
 from support.s3_server import S3Server
 
-import pywren_shuffle.driving.run as running
 import pywren_shuffle.phases.merge as merging
 import pywren_shuffle.sort as sorting
 from pywren_ng.cli import main
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import Store, open_store
+from pywren_shuffle.driving import run as running
+from pywren_shuffle.driving import traces
 from pywren_shuffle.driving.clean import SILENT, Left, find_left, new_id, remove, sign_key
 from pywren_shuffle.records.rows_records import dump
 
@@ -188,7 +189,7 @@ def test_a_sort_that_runs_gives_signs_and_takes_them_along(tmp_path: Path, monke
         return merging.merge(task)
 
     (tmp_path / "in.rows").write_bytes(b"".join(dump(range(100))))
-    monkeypatch.setattr(running, "EVERY", 0.01)
+    monkeypatch.setattr(traces, "EVERY", 0.01)
     monkeypatch.setattr(running, "merge", slow_merge)
     with ThreadPoolExecutor(1) as pool:
         sorting.sort(pool, tmp_path / "in.rows", tmp_path / "out", records="rows")

@@ -30,7 +30,7 @@ class Output:
     def __init__(self, exchange: Exchange, url: str, id: str, suffix: str) -> None:
         self.url = url
         self._exchange = exchange
-        self._id = id
+        self.id = id
         self._suffix = suffix
         self._old: list[str] = []
         self._publishing = False
@@ -56,7 +56,7 @@ class Output:
 
     def keys(self, partitions: int) -> list[str]:
         """The keys of all parts, in order."""
-        return [f"part-{number:05d}-{self._id}{self._suffix}" for number in range(partitions)]
+        return [f"part-{number:05d}-{self.id}{self._suffix}" for number in range(partitions)]
 
     def url_of(self, key: str) -> str:
         """The path of a part in a folder, or its URL."""
@@ -77,7 +77,7 @@ class Output:
                 " sort at a time write there."
             )
         manifest = {
-            "id": self._id,
+            "id": self.id,
             "records": sum((part.made or part.tally).records for part in parts),
             "bytes": sum((part.made or part.tally).bytes for part in parts),
             "checksum": f"{total.checksum:016x}",
@@ -96,10 +96,10 @@ class Output:
 
     def abandon(self) -> None:
         """Remove what this sort has written there."""
-        own = [key for key, _ in self._exchange.keys(self.url, "part-") if self._id in key]
+        own = [key for key, _ in self._exchange.keys(self.url, "part-") if self.id in key]
         if self._publishing:  # it may have come to lie there although its writer was told otherwise
             with contextlib.suppress(KeyMissing):
-                if self._id.encode() in self._exchange.open(self.url).get(MANIFEST):
+                if self.id.encode() in self._exchange.open(self.url).get(MANIFEST):
                     own.insert(0, MANIFEST)
         self._exchange.delete(self.url, own)
 

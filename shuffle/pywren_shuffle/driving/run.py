@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from pywren_runtime.errors import PywrenError
 from pywren_runtime.rates import rates
-from pywren_shuffle.driving.clean import EVERY, INTERMEDIATE, new_id, sign_key
+from pywren_shuffle.driving.clean import new_id
 from pywren_shuffle.driving.grid import Grid
 from pywren_shuffle.driving.healing import Healing
-from pywren_shuffle.driving.output import Output, tidy_folder
-from pywren_shuffle.host import halt, host_of, later, over_key, submit_all
+from pywren_shuffle.driving.output import Output
+from pywren_shuffle.driving.traces import Traces, beside
+from pywren_shuffle.host import halt, host_of, over_key, submit_all
 from pywren_shuffle.phases.merge import MergeTask, Part, merge
 from pywren_shuffle.phases.partition import Block, PartitionTask, partition
 from pywren_shuffle.phases.regroup import regroup
@@ -28,7 +28,6 @@ from pywren_shuffle.phases.sample import Boundary, Hot, Sampled, SampleTask, bou
 from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.places.flights import ONE_IN
 from pywren_shuffle.places.inputs import find, folder_of, store_url
-from pywren_shuffle.places.spare import BlocksLost
 from pywren_shuffle.planning.model import PLACES, with_actual
 from pywren_shuffle.planning.plan import Layer, Plan
 from pywren_shuffle.planning.planner import make_plan
@@ -48,6 +47,8 @@ Place = str | os.PathLike[str]
 class Run:
     """One sort: its id, its places, and its steps."""
 
+    RENAMED = False  # whether blocks get names that nobody knows before they are written
+
     def __init__(
         self,
         executor: Executor,
@@ -61,12 +62,9 @@ class Run:
         self.terms = terms
         self.id = id or new_id()
         self._begun = time.monotonic()
-        self._signed = time.time()
-        self._born = time.time()
         self.requests: Counter[str] = Counter()  # of workers
         self._host = host_of(executor)
         self._over = over_key(self.id) if self._host.lingers else ""
-        self._late: list[Future[Any]] = []  # of a sort that was given up: what may still write
         self.exchange = Exchange(hedging=hedging, open_store=self._host.open_store)
         self._executor = executor
         self._format = format
@@ -74,17 +72,16 @@ class Run:
         self._workers: int = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
         self._target = store_url(target)
         folder = folder_of(self._target)
-        self._made = folder is not None and not os.path.isdir(folder)
+        is_new = folder is not None and not os.path.isdir(folder)
         self._target = self.exchange.open(self._target).url
         self.output = Output(self.exchange, self._target, self.id, format.suffix)
-        self._at_target = f"{self._target}/{INTERMEDIATE}" if folder is not None else self._target
-        self._blocks = self._at_target if intermediate is None else self.exchange.open(intermediate).url
-        self.healing = Healing(
-            self.exchange, self._blocks, self._at_target, run_all=self._all, id=self.id, requests=self.requests
+        at_target = beside(self._target)
+        tier = at_target if intermediate is None else self.exchange.open(intermediate).url
+        self.healing = Healing(self.exchange, tier, at_target, run_all=self._all, id=self.id, requests=self.requests)
+        self.traces = Traces(
+            self.exchange, self.output, self.healing, self._host, tier=tier, is_new=is_new, listed=self.RENAMED
         )
         self.reads = 0
-        self._keys: list[str] = []  # in the store of intermediate data, and
-        self._keys_at_target: list[str] = []  # beside the output
         self._rows: list[list[Block]] = []  # of layer 1, as far as rounds have filled it
         self._steps: dict[str, tuple[float, Counter[str]]] = {}
 
@@ -114,7 +111,7 @@ class Run:
         """How it is divided."""
         room = self.healing.room()
         if room is None:
-            self._blocks = self._at_target
+            self.traces.tier = self.traces.beside
         self.terms = self.terms or self._own_terms(sources, room)
         return make_plan(
             sum(source.size for source in sources),
@@ -135,11 +132,11 @@ class Run:
         workers = self._host.workers or Workers(self._workers, bandwidth=rates()["lambda"]["bytes_per_second"])
         source, between, target = (
             tier_named(kind_of(url))
-            for url in (sources[0].store if sources else self._target, self._blocks, self._target)
+            for url in (sources[0].store if sources else self._target, self.traces.tier, self._target)
         )
         if room is not None:
             between = replace(between, capacity=room)
-        folder = folder_of(self._blocks)
+        folder = folder_of(self.traces.tier)
         if folder is not None:
             between = replace(between, capacity=free_below(folder))
         tiers = (between,) if between == target or folder is not None else (between, target)
@@ -181,7 +178,7 @@ class Run:
         """The first phase; where layer 0 is filled and emptied in rounds, what it had lies in layer 1 afterwards."""
         keys = [self._key(plan, "", number) for number in range(len(splits))]
         place, own_edges = self._place_of(plan.layers[0]), packed(edges)
-        (self._keys if place == self._blocks else self._keys_at_target).extend(keys)
+        self.traces.expect(place, keys)
         tasks = [
             PartitionTask(
                 format=self._format,
@@ -207,7 +204,7 @@ class Run:
             with self._step("partition"):
                 own = self._partitioned(tasks[start:stop])
             self._rows += self._regrouped(Grid([[block] for block in own], 1, plan.partitions), plan, 1, number)
-            self.healing.remove(self._blocks, [block.key for block in own])
+            self.healing.remove(self.traces.tier, [block.key for block in own])
             blocks += own
         return blocks
 
@@ -230,7 +227,7 @@ class Run:
             tasks.append(replace(regroup_task, parts=(key,)))
             counts.append(found)
         for task in tasks:
-            (self._keys if task.target == self._blocks else self._keys_at_target).extend(task.parts)
+            self.traces.expect(task.target, task.parts)
         tasks, self.reads = _in_turn(tasks, self.reads)
         with self._step(f"regroup {level}"):
             blocks: list[Block] = self.healing.run(regroup, tasks)
@@ -277,7 +274,7 @@ class Run:
 
     def _place_of(self, layer: Layer) -> str:
         """Where the blocks of a layer lie: beside the output where not in the store that was asked for."""
-        return self._blocks if layer.tier == kind_of(self._blocks) else self._at_target
+        return self.traces.tier if layer.tier == kind_of(self.traces.tier) else self.traces.beside
 
     def _key(self, plan: Plan, name: str, number: int) -> str:
         prefix = f"{number % plan.prefixes:02x}/" if plan.prefixes > 1 else ""
@@ -296,58 +293,6 @@ class Run:
         assert self.terms is not None
         return with_actual(plan, self._steps, self.exchange.requests, time.monotonic() - self._begun, self.terms)
 
-    def leave_tier(self, lost: BlocksLost) -> None:
-        """Whatever was done between the phases is done again, beside the output."""
-        self.healing.leave(self.id, lost)
-        self._blocks, self._keys, self._rows = self._at_target, [], []
-
-    def give_up(self, error: BaseException) -> None:
-        """Remove all that was written; what cannot be removed is a note on the error."""
-        late = self._late if self._has_keys else []  # before there are keys, nobody writes
-        if self.healing.active:
-            self._keys_at_target += self._keys  # for what was not taken, and nobody has heard of
-        for step in (self._mark_over,) * bool(late) + (self.output.abandon, self.clean):
-            try:
-                step()
-            except PywrenError as failure:
-                error.add_note(f"and not all of it could be removed: {failure}")
-        if late and not self._host.lingers:
-            later(late, self._remove_late)
-
-    @property
-    def _has_keys(self) -> bool:
-        return bool(self._keys or self._keys_at_target)
-
-    def _mark_over(self) -> None:
-        self.exchange.put(self._at_target if self.healing.active else self._blocks, over_key(self.id), ())
-
-    def _remove_late(self) -> None:
-        """Once all tasks are over: what they wrote after this sort was given up. What fails, `clean` will find."""
-        (self._keys_at_target if self.healing.active else self._keys).append(over_key(self.id))
-        with contextlib.suppress(PywrenError):
-            self.output.abandon()
-            self.clean()
-
-    def clean(self) -> None:
-        """Remove the intermediate data."""
-        if self._has_keys:
-            self.healing.remove(self._blocks, self._keys)
-            self.exchange.delete(self._at_target, self._keys_at_target + self.healing.moved())
-        tidy_folder(self._at_target, made=True, since=self._born)
-        tidy_folder(self._target, made=self._made, since=self._born if self._has_keys else None)
-        self.exchange.close()
-
-    def _sign(self) -> None:
-        """Say every few minutes that this driver lives, as soon as there is something that `clean` might find."""
-        now = time.time()
-        if now < self._signed + EVERY:
-            return
-        self._signed = now
-        if self._has_keys:
-            self._keys.append(sign_key(self.id, now))
-            with contextlib.suppress(OSError):  # the next one may work, and the sort itself will say what is wrong
-                self.exchange.put(self._blocks, self._keys[-1], ())
-
     def _all(
         self, run: Callable[[T], R], tasks: Sequence[T], *, meanwhile: Callable[[], object] = lambda: None
     ) -> list[R]:
@@ -359,15 +304,15 @@ class Run:
             running = True
             while running:
                 # A Ctrl-C that comes just before the interpreter falls asleep is heard when that ends.
-                patience = min(HEARD, max(0.0, self._signed + EVERY - time.time()))
+                patience = min(HEARD, self.traces.patience)
                 done, waiting = wait(futures, timeout=patience, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
                 running = bool(waiting)
-                self._sign()
+                self.traces.sign()
             return [future.result() for future in futures]
         except BaseException as error:
-            self._late += halt(self._host, futures, error)
+            self.traces.late += halt(self._host, futures, error)
             raise
 
 
