@@ -233,7 +233,7 @@ class Spread(Run):
             splits = self.cut(sources, plan)
             try:
                 parts, total = self.reduced(splits, plan)
-            except BlocksLost as lost:  # blocks of a spill have a new name each time: none can be made again alone
+            except BlocksLost as lost:  # what a function of the user's gives otherwise cannot be made again alone
                 self.traces.leave_tier(lost)
                 self._rows = []
                 parts, total = self.reduced(splits, plan)

@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ import sortgen
 __all__ = [
     "FIXED",
     "KINDS",
+    "Between",
     "Bucket",
     "Folder",
     "Place",
@@ -59,6 +61,21 @@ class Place(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove an object."""
+
+
+class Between(Executor):
+    """Another executor, and something that is done once before a phase's first task is submitted."""
+
+    def __init__(self, inner: Executor, phase: str, act: Callable[[], object]) -> None:
+        self._inner, self._phase, self._act = inner, phase, act
+        self._max_workers = 4
+        self.acted = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if fn.__name__ == self._phase and not self.acted:
+            self.acted += 1
+            self._act()
+        return self._inner.submit(fn, *args, **kwargs)
 
 
 class Folder:

@@ -4,12 +4,10 @@ One suite for all of them; then what only Redis can do to a sort, each fault wit
 is restarted, loses a node of its cluster, is not there.
 """
 
-import io
 import logging
 import os
 import re
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import Any
 import pytest
 from support.redis_servers import SECRET, Redis, RedisCluster, cluster, standalone
 from support.s3_server import S3Server
-from support.sorting import FIXED, Folder, Place, assert_sorted, fill, parts_of, sortgen
+from support.sorting import FIXED, Between, Folder, Place, assert_sorted, fill, parts_of, sortgen
 
 import pywren_ng
 from pywren_runtime.stores import open_store
-from pywren_shuffle.group import How, map_reduce_by_key
-from pywren_shuffle.records.rows_records import dump, load
+from pywren_shuffle.records.rows_records import dump
 from pywren_shuffle.sort import Sorted, sort
 
 PLACES = ("folder", "s3", "redis", "cluster", "tls")
@@ -154,21 +151,6 @@ def test_our_own_workers_know_the_password(way: Way) -> None:
 # ── faults ──
 
 
-class Between(Executor):
-    """Another executor, and something that is done once before a phase's first task is submitted."""
-
-    def __init__(self, inner: Executor, phase: str, act: Callable[[], object]) -> None:
-        self._inner, self._phase, self._act = inner, phase, act
-        self._max_workers = 4
-        self.acted = 0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if fn.__name__ == self._phase and not self.acted:
-            self.acted += 1
-            self._act()
-        return self._inner.submit(fn, *args, **kwargs)
-
-
 @pytest.fixture
 def broken() -> Iterator[Redis]:
     """A server that a test may break."""
@@ -291,43 +273,6 @@ def test_a_server_that_goes_while_blocks_are_written(
     result = sorted_although(pool, folder, broken.url("?patience=0.1"), "partition", broken.kill)
     assert result.notices[0].startswith(f"{result.splits} of {result.splits} blocks went to file://")
     assert "could not be removed, and goes by itself" in result.notices[1]
-
-
-# ── groups ──
-
-
-@pytest.mark.parametrize("phase", ["", "spill", "merge"])
-def test_a_group(pool: Executor, folder: Folder, broken: Redis, phase: str) -> None:
-    """A word count; and once more while the server is restarted before its blocks are written, or read."""
-    words = [f"w{number * number % 97}" for number in range(5000)]
-    between = Between(pool, phase, broken.restart)
-    found = map_reduce_by_key(
-        between,
-        pairs_of,
-        [words[start : start + 100] for start in range(0, 5000, 100)],
-        add,
-        target=folder.url("out"),
-        how=How(partitions=3, intermediate=broken.url()),
-    )
-    rows = [row for part in parts_of(folder, found) for row in load(io.BytesIO(folder.get(part)))]
-    assert dict(rows) == Counter(words)
-    assert between.acted == bool(phase)
-    assert broken.size() == 0
-    if phase == "merge":
-        (notice,) = found.notices
-        assert "blocks were lost in redis://" in notice and "all is made again in file://" in notice
-    else:
-        assert found.notices == ()
-    assert folder.names() == sorted(["out/manifest.json", *parts_of(folder, found)])
-
-
-def pairs_of(words: list[str]) -> Iterator[tuple[str, int]]:
-    for word in words:
-        yield word, 1
-
-
-def add(word: str, counts: Iterator[int]) -> int:
-    return sum(counts)
 
 
 # ── more than fits ──

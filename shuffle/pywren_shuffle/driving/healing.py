@@ -1,10 +1,14 @@
 """The driver's side of `spare`: what was made by which task, so that it can be made again where it stays.
 
 run(tasks) ──► some lost what they should read ──► which blocks are gone? ──► their tasks once more ──► these once more
+                                                                                   └─ other blocks? ──► BlocksLost
+
+What is made again stands for what was lost only if it is the same, slice by slice: others may have read that already.
+A function of a user's may give something else each time that it runs; then the whole shuffle is to be done again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import inf
@@ -46,8 +50,8 @@ class Healing:
         self._tier, self._place = tier, place
         self._run_all, self._id = run_all, id
         self._requests = requests
-        self._made: dict[str, tuple[Function, Task, int]] = {}  # by which task each block was, and its size
-        self._where: dict[str, str] = {}
+        self._made: dict[str, tuple[Function, Task, Sequence[Block]]] = {}  # by which task, and what else that gave
+        self._now: dict[str, Block] = {}  # what stands for each block: itself, or what was made again of it
 
     def room(self) -> float | None:
         """How many bytes may lie in the tier; None if it is of no use, and is not used. The user is told of doubts."""
@@ -80,11 +84,11 @@ class Healing:
             again = [self._directed(tasks[number]) for number in lost]
             for number, made in zip(lost, self._run_all(run, again), strict=True):
                 found[number] = made
-        for task, made in zip(tasks, found, strict=True):
-            if isinstance(made, Block):
-                self._made[made.key] = run, task, made.offsets[-1]
-        blocks = [block for made in found for block in _blocks_of(made)]
-        self._where.update((block.key, block.store) for block in blocks)
+        given = [_blocks_of(made) for made in found]
+        for task, own in zip(tasks, given, strict=True):
+            self._made.update((block.key, (run, task, own)) for block in own)
+        blocks = [block for own in given for block in own]
+        self._now.update((block.key, block) for block in blocks)
         self._tell_of([block.notice for block in blocks if block.notice], len(blocks))
         return found
 
@@ -104,7 +108,7 @@ class Healing:
 
     def moved(self) -> list[str]:
         """The keys of blocks that lie in the spare place though they were meant for the tier."""
-        return [key for key, where in self._where.items() if where != self._tier]
+        return [block.key for block in self._now.values() if block.store != self._tier]
 
     def remove(self, place: str, keys: Sequence[str]) -> None:
         """Remove these; what the tier cannot be asked to remove goes when its time is over."""
@@ -117,11 +121,13 @@ class Healing:
         """The task with what is known of where blocks lie."""
         if isinstance(task, PartitionTask):
             return replace(task, spare=self._place if task.store == self._tier else "")
-        where = [self._where.get(key, task.store) for key in task.keys]
+        blocks = [self._now[key] for key in task.keys]
+        where = [block.store for block in blocks]
         doubtful = self._tier in where or task.target == self._tier
         store = where[0] if len(set(where)) == 1 else task.store
         return replace(
             task,
+            keys=tuple(block.key for block in blocks),
             store=store,
             stores=tuple(where) if len(set(where)) > 1 else (),
             spare=self._place if doubtful else "",
@@ -130,19 +136,25 @@ class Healing:
     def _make_again(self, tasks: Iterable[Task], reason: str) -> None:
         """Make again, in the spare place, what is gone of all that these tasks read."""
         read = {key for task in tasks if isinstance(task, MergeTask) for key in task.keys}
-        read = {key for key in read if self._where.get(key) == self._tier}
-        if not read or not read <= self._made.keys():
-            raise BlocksLost(reason)  # a task that gives several blocks names them anew each time
-        doubtful = {key: self._made[key][2] for key in sorted(read)}
+        doubtful = {key: self._now[key].offsets[-1] for key in sorted(read) if self._now[key].store == self._tier}
+        if not doubtful:
+            raise BlocksLost(reason)
         gone = missing(self._exchange, self._tier, doubtful)
         self._tell(
             f"{len(gone):,} of {len(doubtful):,} blocks were lost in {self._tier}, and are made again in"
             f" {self._place}: {reason}"
         )
         for run, keys in groupby(gone, lambda key: self._made[key][0]):
-            again = [self._elsewhere(self._made[key][1]) for key in keys]
-            for block in self.run(run, again):
-                self._requests.update(block.requests)
+            lost = list({made[2][0].key: made[1:] for made in map(self._made.__getitem__, keys)}.values())
+            for (_, had), made in zip(lost, self.run(run, [self._elsewhere(task) for task, _ in lost]), strict=True):
+                self._put_instead(had, _blocks_of(made))
+
+    def _put_instead(self, had: Sequence[Block], made: Sequence[Block]) -> None:
+        """Let these stand for those, of which some are gone."""
+        self._requests.update(sum((block.requests for block in made), Counter()))
+        if list(map(_slices, had)) != list(map(_slices, made)):
+            raise BlocksLost(f"what {had[0].key!r} is made of came out otherwise when it was made again")
+        self._now.update((old.key, new) for old, new in zip(had, made, strict=True) if old.store == self._tier)
 
     def _elsewhere(self, task: Task) -> Task:
         if isinstance(task, PartitionTask):
@@ -166,6 +178,11 @@ class Healing:
                 f"{len(reasons):,} of {tasks:,} blocks went to {self._place}, as {self._tier} did not take them:"
                 f" {reasons[0]}"
             )
+
+
+def _slices(block: Block) -> tuple[object, ...]:
+    """What whoever reads the block expects there."""
+    return block.offsets, block.records, block.sums
 
 
 def _blocks_of(made: Any) -> Sequence[Block]:

@@ -101,6 +101,8 @@ class Traces:
     def clean(self) -> None:
         """Remove the intermediate data."""
         if self._is_any:
+            if self._listed and self._healing.active:
+                self.expect(self.beside, self._keys[self.tier])  # what was not taken, and nobody has heard of
             if self.tier != self.beside:
                 self._healing.remove(self.tier, self._found(self.tier))
             self._exchange.delete(self.beside, self._found(self.beside) + self._healing.moved())
