@@ -40,6 +40,11 @@ class Broadcast:
     hedging: bool
     over: str = ""  # see `host.heed`
 
+    @property
+    def bytes(self) -> int:
+        """How many it reads."""
+        return sum(piece.stop - piece.start for piece in (*self.small, *self.pieces))
+
 
 def is_possible(joining: Joining) -> bool:
     """Whether every row of the small side that has no equal may be forgotten: who has it does not know all others."""

@@ -181,6 +181,8 @@ class UnsortedWriter:
 class _Even(Spread):
     """One run whose partitions are stretches of the input."""
 
+    WHAT = "repartition"
+
     def sampled(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Boundary], list[Hot]]:
         """The boundaries, at bytes of the input: as many records lie between two as fill so many bytes."""
         ends = list(accumulate((_size(split) for split in splits), initial=0))
@@ -218,6 +220,8 @@ def top(task: TopTask) -> tuple[Batch, Counter[str]]:
 
 class _Top(Run):
     """One run that writes nothing."""
+
+    WHAT = "top_k"
 
     def best(self, source: Any, k: int, memory: float | None) -> Any:
         """The first k of all."""

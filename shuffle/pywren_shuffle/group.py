@@ -218,7 +218,8 @@ def _from_files(executor: Executor, source: Places, target: Place, format: Any, 
 class Spread(Run):
     """One run of what is spread by a hash; `format` must be Spilling."""
 
-    RENAMED = True  # see `spill`
+    WHAT = "group"
+    IS_SPREAD = True  # see `spill`
 
     def __init__(self, executor: Executor, format: Any, target: Place, how: How, id: str = "") -> None:
         super().__init__(executor, format, target, how.intermediate, how.hedging, id)
@@ -229,7 +230,7 @@ class Spread(Run):
         how = self._how
         try:
             sources = self.found(source, how.overwrite)
-            plan = self.planned(sources, self._partitions, 1, how.memory)
+            plan = self.how_to(sources)
             splits = self.cut(sources, plan)
             try:
                 parts, total = self.reduced(splits, plan)
@@ -267,10 +268,9 @@ class Spread(Run):
         wider = gather([piece for split in splits for piece in split], plan.split + plan.split // 10)
         return wider if len(splits) > plan.layers[0].groups else splits
 
-    @property
-    def _partitions(self) -> int | None:
-        """How many parts there are to be; None leaves it to the plan."""
-        return self._how.partitions
+    def how_to(self, sources: Sequence[Source]) -> Plan:
+        """The plan."""
+        return self.planned(sources, self._how.partitions, 1, self._how.memory)
 
     def reduced(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Part], Tally]:
         """The parts of the output, and the tally of what went into them, which is that of what was read."""
@@ -289,10 +289,7 @@ class Spread(Run):
         return [Boundary(key, -1, 0.0) for key in cast(Spilling, self._format).edges(plan.partitions)], []
 
     def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
-        blocks = [block for made in self.healing.run(spill, tasks) for block in made]
-        for block in blocks:
-            self.requests += block.requests
-        return blocks
+        return self._made(spill, tasks)
 
 
 class _Items(Spread):
@@ -313,14 +310,19 @@ class _Items(Spread):
         self._items = list(source)
         return []
 
-    @property
-    def _partitions(self) -> int:
-        """As many as workers: what will come of items, nobody knows."""
-        return self._how.partitions or max(1, min(len(self._items), self._workers))
+    def how_to(self, sources: Sequence[Source]) -> Plan:
+        """As many parts as workers, as nobody knows what will come of items, and some splits for each of them."""
+        items, parts = len(self._items), self._how.partitions
+        own = parts or max(1, min(items, self._workers))
+        splits = min(items, MORE * self._workers)
+        plan = self.planned([], own, 1, self._how.memory, splits=splits, items=items)
+        if parts is None:
+            plan = replace(plan, why="a partition for each worker, for nobody knows what comes of items")
+        return plan
 
     def cut(self, sources: Sequence[Source], plan: Plan) -> list[tuple[Piece, ...]]:
-        """So many items together that there are some splits for each worker."""
-        return [()] * min(len(self._items), MORE * self._workers)
+        """What says nothing of items, which travel in the tasks themselves."""
+        return [()] * min(len(self._items), plan.splits)
 
     def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
         format = cast(Grouped, self._format)

@@ -19,7 +19,7 @@ from pywren_shuffle.objects.grouped import Grouped
 from pywren_shuffle.objects.joining import HELD, LEFT, RIGHT, Joining, Row, Sided, SidedSource, side_of
 from pywren_shuffle.objects.pairs import itself, record_pairs
 from pywren_shuffle.phases.merge import Part
-from pywren_shuffle.places.inputs import find
+from pywren_shuffle.planning.model import to_all
 from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Piece, Source
@@ -74,6 +74,8 @@ def nothing(row: Row) -> None:
 class _Join(Spread):
     """One run of a join."""
 
+    WHAT = "join"
+
     def __init__(
         self, executor: Executor, format: Any, joining: Joining, target: Place, how: How, broadcast: bool | None
     ) -> None:
@@ -84,7 +86,7 @@ class _Join(Spread):
     def found(self, source: Any, overwrite: bool) -> list[Source]:
         """Both sides' inputs, of which the smaller one comes first; with `semi` the right one, which is not held."""
         sides = [
-            [SidedSource(one.store, one.key, one.size, side) for one in find(places, self.exchange)]
+            [SidedSource(one.store, one.key, one.size, side) for one in self.listed(places)]
             for side, places in enumerate(source)
         ]
         sizes = [sum(one.size for one in side) for side in sides]
@@ -98,19 +100,26 @@ class _Join(Spread):
         self._format = format.prepare(sources, self.exchange)
         return sources
 
-    def reduced(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Part], Tally]:
+    def how_to(self, sources: Sequence[Source]) -> Plan:
         """As any other, unless the first side goes to every worker."""
+        plan = super().how_to(sources)
+        small = sum(source.size for source in sources if side_of(source) == self._joining.first)
+        assert self.terms is not None
+        return to_all(plan, small, self.terms) if self._goes_to_all(small, plan) else plan
+
+    def reduced(self, splits: Sequence[tuple[Piece, ...]], plan: Plan) -> tuple[list[Part], Tally]:
+        """See Spread."""
         self._joining = replace(self._joining, memory=plan.memory)
         if isinstance(self._format, Grouped):
             self._format = replace(self._format, finish=self._joining)
+        if plan.to_all is None:
+            return super().reduced(splits, plan)
         first = self._joining.first
         small = tuple(piece for split in splits for piece in split if side_of(piece.source) == first)
-        if not self._goes_to_all(small, plan):
-            return super().reduced(splits, plan)
         large = [tuple(piece for piece in split if side_of(piece.source) != first) for split in splits]
         return self._beside(small, [split for split in large if split], plan), NOTHING
 
-    def _goes_to_all(self, small: Sequence[Piece], plan: Plan) -> bool:
+    def _goes_to_all(self, small: int, plan: Plan) -> bool:
         if self._broadcast is not None:
             if self._broadcast and not is_possible(self._joining):
                 raise ConfigError(
@@ -120,7 +129,7 @@ class _Join(Spread):
             return self._broadcast
         format: Any = self._format
         sides = cast(Sided, format.pairs).sides if isinstance(format, Grouped) else format.sides
-        size = sum(piece.stop - piece.start for piece in small) * (1 + sides[self._joining.first].expansion)
+        size = small * (1 + sides[self._joining.first].expansion)
         return self._how.partitions is None and is_possible(self._joining) and size <= HELD * plan.memory
 
     def _beside(self, small: tuple[Piece, ...], large: Sequence[tuple[Piece, ...]], plan: Plan) -> list[Part]:
@@ -143,7 +152,8 @@ class _Join(Spread):
             for number, split in enumerate(large)
         ]
         parts = []
-        for part, requests in self._all(beside, tasks):
-            self.requests += requests
-            parts.append(part)
+        with self._steps.step("join", tasks, sum(task.bytes for task in tasks)):
+            for part, requests in self._all(beside, tasks):
+                self.requests += requests
+                parts.append(part)
         return parts

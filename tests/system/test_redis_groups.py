@@ -16,9 +16,8 @@ import pyarrow as pa
 import pytest
 from support.grouping import keys_like, put_rows, put_table, rows_of, table_of
 from support.redis_servers import Redis, standalone
-from support.sorting import Between, Folder
+from support.sorting import Between
 
-import pywren_ng
 from pywren_shuffle.group import How, Reduced, group, map_reduce_by_key, reduce_by_key
 from pywren_shuffle.join import join
 

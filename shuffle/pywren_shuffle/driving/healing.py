@@ -8,7 +8,7 @@ A function of a user's may give something else each time that it runs; then the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import inf
@@ -21,7 +21,7 @@ from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.places.inputs import folder_of
 from pywren_shuffle.places.spare import BlocksLost, Roomy, missing, said
 
-__all__ = ["Healing"]
+__all__ = ["Healing", "blocks_of"]
 
 Task = PartitionTask | MergeTask
 Function = Callable[[Any], Any]
@@ -84,7 +84,7 @@ class Healing:
             again = [self._directed(tasks[number]) for number in lost]
             for number, made in zip(lost, self._run_all(run, again), strict=True):
                 found[number] = made
-        given = [_blocks_of(made) for made in found]
+        given = [blocks_of(made) for made in found]
         for task, own in zip(tasks, given, strict=True):
             self._made.update((block.key, (run, task, own)) for block in own)
         blocks = [block for own in given for block in own]
@@ -147,7 +147,7 @@ class Healing:
         for run, keys in groupby(gone, lambda key: self._made[key][0]):
             lost = list({made[2][0].key: made[1:] for made in map(self._made.__getitem__, keys)}.values())
             for (_, had), made in zip(lost, self.run(run, [self._elsewhere(task) for task, _ in lost]), strict=True):
-                self._put_instead(had, _blocks_of(made))
+                self._put_instead(had, blocks_of(made))
 
     def _put_instead(self, had: Sequence[Block], made: Sequence[Block]) -> None:
         """Let these stand for those, of which some are gone."""
@@ -185,7 +185,7 @@ def _slices(block: Block) -> tuple[object, ...]:
     return block.offsets, block.records, block.sums
 
 
-def _blocks_of(made: Any) -> Sequence[Block]:
+def blocks_of(made: Any) -> Sequence[Block]:
     """The blocks that a task gave: one, several or none."""
     if isinstance(made, Block):
         return (made,)

@@ -8,7 +8,7 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import replace
 from itertools import pairwise
@@ -17,8 +17,9 @@ from typing import Final, TypeVar
 from pywren_runtime.rates import rates
 from pywren_shuffle.driving.clean import new_id
 from pywren_shuffle.driving.grid import Grid
-from pywren_shuffle.driving.healing import Healing
+from pywren_shuffle.driving.healing import Healing, blocks_of
 from pywren_shuffle.driving.output import Output
+from pywren_shuffle.driving.steps import Steps
 from pywren_shuffle.driving.traces import Traces, beside
 from pywren_shuffle.host import halt, host_of, over_key, submit_all
 from pywren_shuffle.phases.merge import MergeTask, Part, merge
@@ -47,7 +48,8 @@ Place = str | os.PathLike[str]
 class Run:
     """One sort: its id, its places, and its steps."""
 
-    RENAMED = False  # whether blocks get names that nobody knows before they are written
+    WHAT = "sort"
+    IS_SPREAD = False  # by hashes or places: nobody takes a sample, and blocks get names that nobody knows before
 
     def __init__(
         self,
@@ -79,21 +81,29 @@ class Run:
         tier = at_target if intermediate is None else self.exchange.open(intermediate).url
         self.healing = Healing(self.exchange, tier, at_target, run_all=self._all, id=self.id, requests=self.requests)
         self.traces = Traces(
-            self.exchange, self.output, self.healing, self._host, tier=tier, is_new=is_new, listed=self.RENAMED
+            self.exchange, self.output, self.healing, self._host, tier=tier, is_new=is_new, listed=self.IS_SPREAD
         )
         self.reads = 0
         self._rows: list[list[Block]] = []  # of layer 1, as far as rounds have filled it
-        self._steps: dict[str, tuple[float, Counter[str]]] = {}
+        self._steps = Steps(self.requests)
+        self._lists = 0  # requests by which inputs were found
 
     def found(self, source: Place | Iterable[Place], overwrite: bool) -> list[Source]:
         """All inputs; the output's place is free."""
-        sources = find(source, self.exchange)
+        sources = self.listed(source)
         self.output.claim(sources, overwrite=overwrite)
         return self._prepared(sources)
 
     def looked(self, source: Place | Iterable[Place]) -> list[Source]:
         """All inputs; nobody asks whether the output's place is free."""
-        return self._prepared(find(source, self.exchange))
+        return self._prepared(self.listed(source))
+
+    def listed(self, source: Place | Iterable[Place]) -> list[Source]:
+        """The objects at these places."""
+        before = self.exchange.requests["ListObjectsV2"]
+        found = find(source, self.exchange)
+        self._lists += self.exchange.requests["ListObjectsV2"] - before
+        return found
 
     def _prepared(self, sources: list[Source]) -> list[Source]:
         self._format = self._format.prepare(sources, self.exchange)
@@ -107,13 +117,14 @@ class Run:
         memory: float | None,
         levels: int | None = None,
         splits: int | None = None,
+        items: int = 0,
     ) -> Plan:
         """How it is divided."""
         room = self.healing.room()
         if room is None:
             self.traces.tier = self.traces.beside
         self.terms = self.terms or self._own_terms(sources, room)
-        return make_plan(
+        plan = make_plan(
             sum(source.size for source in sources),
             objects=len(sources),
             record_size=self._format.record_size,
@@ -125,7 +136,11 @@ class Run:
             terms=self.terms,
             levels=levels,
             splits=splits,
+            listed=self._lists,
+            is_spread=self.IS_SPREAD,
+            items=items,
         )
+        return replace(plan, what=self.WHAT)
 
     def _own_terms(self, sources: Sequence[Source], room: float | None) -> Terms:
         """What the executor says of its workers, `rates.json` of the stores, and a disk of itself."""
@@ -166,7 +181,7 @@ class Run:
             for numbers in groups(len(splits), -(-len(splits) // self._workers))
         ]
         keys: list[Batch] = []
-        with self._step("sample"):
+        with self._steps.step("sample", tasks):
             # What it imports, such as numpy, it imports while the workers begin, which takes them as long.
             found: list[Sampled] = self._all(sample, tasks, meanwhile=self._format.writer)
             for sampled in found:
@@ -197,22 +212,25 @@ class Run:
         ]
         tasks, _ = _in_turn(tasks, 0)
         if plan.rounds == 1:
-            with self._step("partition"):
-                return self._partitioned(tasks)
+            return self._partitioned(tasks)
         blocks: list[Block] = []
         for number, (start, stop) in enumerate(pairwise(starts_of(len(tasks), plan.rounds))):
-            with self._step("partition"):
-                own = self._partitioned(tasks[start:stop])
+            own = self._partitioned(tasks[start:stop])
             self._rows += self._regrouped(Grid([[block] for block in own], 1, plan.partitions), plan, 1, number)
             self.healing.remove(self.traces.tier, [block.key for block in own])
             blocks += own
         return blocks
 
     def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
-        blocks: list[Block] = self.healing.run(partition, tasks)
-        for block in blocks:
-            self.requests += block.requests
-        return blocks
+        return self._made(partition, tasks)
+
+    def _made(self, run: Callable[[Any], Any], tasks: Sequence[PartitionTask]) -> list[Block]:
+        """The blocks that `run` gives for each task, one or several."""
+        with self._steps.step("partition", tasks, sum(task.bytes for task in tasks)):
+            found = [block for made in self.healing.run(run, tasks) for block in blocks_of(made)]
+            for block in found:
+                self.requests += block.requests
+        return found
 
     def _regrouped(self, grid: Grid, plan: Plan, level: int, first: int = 0) -> list[list[Block]]:
         """The next layer's blocks, or in rounds its group `first`: a phase between the two."""
@@ -229,7 +247,7 @@ class Run:
         for task in tasks:
             self.traces.expect(task.target, task.parts)
         tasks, self.reads = _in_turn(tasks, self.reads)
-        with self._step(f"regroup {level}"):
+        with self._steps.step(f"regroup {level}", tasks, sum(task.bytes for task in tasks)):
             blocks: list[Block] = self.healing.run(regroup, tasks)
             for block in blocks:
                 self.requests += block.requests
@@ -246,7 +264,7 @@ class Run:
         base = self._base(plan, self._place_of(plan.layers[-1]), self._target)
         tasks, self.reads = _in_turn(grid.merges(base, self.output.keys(plan.partitions), plan.together), self.reads)
         parts: list[Part] = []
-        with self._step("merge"):
+        with self._steps.step("merge", tasks, sum(task.bytes for task in tasks)):
             for merged in self.healing.run(merge, tasks):
                 self.requests += merged.requests
                 parts += merged.parts
@@ -280,18 +298,10 @@ class Run:
         prefix = f"{number % plan.prefixes:02x}/" if plan.prefixes > 1 else ""
         return f"shuffles/{prefix}{self.id}/{name}{number:06d}"
 
-    @contextlib.contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        """What it takes is kept under that name, for the plan."""
-        begun, before = time.monotonic(), Counter(self.requests)
-        yield
-        seconds, requests = self._steps.setdefault(name, (0.0, Counter()))
-        self._steps[name] = seconds + time.monotonic() - begun, requests + self.requests - before
-
     def done(self, plan: Plan) -> Plan:
         """The plan with what came of it."""
         assert self.terms is not None
-        return with_actual(plan, self._steps, self.exchange.requests, time.monotonic() - self._begun, self.terms)
+        return with_actual(plan, self._steps.took, self.exchange.requests, time.monotonic() - self._begun, self.terms)
 
     def _all(
         self, run: Callable[[T], R], tasks: Sequence[T], *, meanwhile: Callable[[], object] = lambda: None

@@ -56,6 +56,11 @@ class MergeTask:
         return list(map(sub, self.stops, self.starts))
 
     @property
+    def bytes(self) -> int:
+        """How many it reads."""
+        return sum(self.stops) - sum(self.starts)
+
+    @property
     def reads(self) -> int:
         """How many ranges it asks for, hedges apart."""
         return reads(self.sizes, self.memory, self.format.decoded_expansion, self.block)

@@ -38,6 +38,11 @@ class PartitionTask:
     ahead: int = 0  # see `Flights`
 
     @property
+    def bytes(self) -> int:
+        """How many it reads."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+    @property
     def reads(self) -> int:
         """How many ranges it asks for, at least."""
         return sum(-(-(piece.stop - piece.start) // self.block) for piece in joined(self.pieces))

@@ -45,7 +45,7 @@ def _memory(work: Work, shape: Shape) -> Iterator[str]:
             yield (
                 f"memory: {number:,} tasks would merge {slices:,} slices each, {bytes_in_words(each)} in all, and a"
                 f" block of every slice takes {bytes_in_words(needed)}, of which a worker has"
-                f" {bytes_in_words(work.memory)} for data"
+                f" {bytes_in_words(work.memory)} for data; give workers more, or let there be more partitions"
             )
 
 

@@ -15,11 +15,11 @@ from itertools import pairwise
 from math import ceil
 
 from pywren_shuffle.places.exchange import put_requests
-from pywren_shuffle.planning.plan import Actual, Layer, Plan, Step
+from pywren_shuffle.planning.plan import Actual, Layer, Plan, Step, Took
 from pywren_shuffle.planning.terms import Terms, Tier
 from pywren_shuffle.sizes import round_block, sample_size
 
-__all__ = ["PLACES", "Shape", "Work", "dollars_of", "seconds_of", "steps_of", "with_actual"]
+__all__ = ["PLACES", "Shape", "Work", "dollars_of", "seconds_of", "steps_of", "to_all", "with_actual"]
 
 PLACES = 16  # from which a split's sample comes where each costs a request
 _LISTED = 1000
@@ -36,6 +36,9 @@ class Work:
     decoded: float  # as it is merged
     memory: int  # bytes that a worker's data may take
     block: int  # bytes of one request at most
+    listed: int | None = None  # requests that it took to find the objects
+    is_spread: bool = False  # by hashes or places: nobody takes a sample, and blocks are found by a list when they go
+    items: int = 0  # see `Plan`
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def steps_of(work: Work, shape: Shape, terms: Terms) -> tuple[Step, ...]:
 def _steps(work: Work, shape: Shape, terms: Terms) -> Iterator[Step]:
     source, target, layers = terms.source, terms.target, shape.layers
     splits = layers[0].groups
-    if shape.partitions > 1 and work.bytes:
+    if shape.partitions > 1 and work.bytes and not work.is_spread:
         records = work.bytes / work.record_size
         keys = min(sample_size(records, shape.partitions), records)
         moved, asked = int(keys * work.record_size), splits * min(PLACES, ceil(keys / splits))
@@ -100,7 +103,11 @@ def _steps(work: Work, shape: Shape, terms: Terms) -> Iterator[Step]:
         yield _step(f"regroup {number}", work, shape, terms, (after.objects, asked, before, after))
     asked = _asked(work, layers[-1].groups * shape.merges, shape.merges)
     yield _step("merge", work, shape, terms, (shape.merges, asked, layers[-1], None))
-    found = ceil(work.objects / _LISTED) if source.name != "folder" else 0
+    found = work.listed
+    if found is None:
+        found = ceil(work.objects / _LISTED) if source.name != "folder" else 0
+    if work.is_spread and layers[0].tier != "folder":
+        found += 1
     lists, deletes = found + 1 + ceil(shape.partitions / _LISTED), ceil(sum(one.objects for one in layers) / _LISTED)
     around = _of(target, ListObjectsV2=lists, PutObject=1, DeleteObjects=deletes)
     seconds = lists / target.gets + (1 + deletes) / target.puts
@@ -131,6 +138,8 @@ def _of(tier: Tier, **requests: int) -> dict[str, int]:
 
 def _asked(work: Work, slices: int, tasks: int) -> int:
     """By how many ranges so many tasks read so many slices."""
+    if work.items:
+        return slices
     slices = min(slices, int(work.bytes / work.record_size))  # nobody asks for an empty one
     if slices < 1:
         return min(work.bytes, 1)
@@ -138,6 +147,32 @@ def _asked(work: Work, slices: int, tasks: int) -> int:
     if work.bytes / tasks * (1 + work.decoded) > work.memory:  # it is merged in rounds
         block = min(block, round_block(ceil(slices / tasks), work.memory, work.decoded))
     return slices * ceil(work.bytes / slices / block)
+
+
+def to_all(plan: Plan, small: int, terms: Terms) -> Plan:
+    """The same where so many bytes of the input go to each task for a split of the rest, and nothing lies between."""
+    source, target, tasks = terms.source, terms.target, plan.splits
+    large = plan.bytes - small
+    asked = tasks * (ceil(small / plan.block) + ceil(large / tasks / plan.block))
+    put = {kind: number * tasks for kind, number in put_requests(ceil(large / tasks), streamed=True).items()}
+    seconds = seconds_of(large + tasks * small, asked, tasks, source.gets, terms, source)
+    seconds += seconds_of(large, sum(put.values()), tasks, target.puts, terms, target)
+    looks = {"HeadObject": tasks} if terms.workers.lingers else {}
+    requests = _of(source, GetRange=asked) | _of(target, **put, **looks)
+    step = Step("join", tasks, large + tasks * small, seconds, requests, source.name, target.name)
+    last = plan.steps[-1]
+    last = replace(last, requests={kind: number for kind, number in last.requests.items() if kind != "DeleteObjects"})
+    is_known = plan.seconds is not None
+    return replace(
+        plan,
+        steps=(step, last),
+        seconds=step.seconds + last.seconds if is_known else None,
+        dollars=dollars_of((step, last), terms) if is_known else None,
+        to_all=small,
+        partitions=tasks,
+        why="the smaller side fits into each worker's memory",
+        rejected=(),
+    )
 
 
 def dollars_of(steps: Iterable[Step], terms: Terms) -> float:
@@ -158,16 +193,20 @@ def dollars_of(steps: Iterable[Step], terms: Terms) -> float:
     return found + sum(tier.per_hour * ceil(lasts / 3600) for tier in used.values())
 
 
-def with_actual(
-    plan: Plan, steps: Mapping[str, tuple[float, Counter[str]]], around: Counter[str], seconds: float, terms: Terms
-) -> Plan:
-    """The plan with what came of it: seconds and requests of each step, and those of the driver around them."""
-    lasted = sum(taken for taken, _ in steps.values())
-    steps = {**steps, "list, clean": (max(0.0, seconds - lasted), around)}
+def with_actual(plan: Plan, took: Mapping[str, Took], around: Counter[str], seconds: float, terms: Terms) -> Plan:
+    """The plan with what came of it: what each step took, and the driver's requests around them."""
+    rest = max(0.0, seconds - sum(one.seconds for one in took.values()))
+    took = {**took, "list, clean": Took(1, None, rest, dict(around))}
     done = tuple(
-        replace(step, seconds=steps[step.name][0], requests=dict(steps[step.name][1]))
+        replace(
+            step,
+            tasks=own.tasks,
+            bytes=step.bytes if own.bytes is None else own.bytes,
+            seconds=own.seconds,
+            requests=own.requests,
+        )
         for step in plan.steps
-        if step.name in steps
+        if (own := took.get(step.name)) is not None
     )
     dollars = None if plan.dollars is None else dollars_of(done, terms)
     return replace(plan, actual=Actual(seconds, dollars, done))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Actual", "Layer", "Option", "Plan", "Step", "requests_of"]
+__all__ = ["Actual", "Layer", "Option", "Plan", "Step", "Took", "requests_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,22 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Took:
+    """What a step took when it was done."""
+
+    tasks: int
+    bytes: int | None  # that it read, where that is known
+    seconds: float
+    requests: Mapping[str, int]
+
+    def then(self, later: "Took") -> "Took":
+        """Both together."""
+        requests = dict(Counter(self.requests) + Counter(later.requests))
+        both = None if self.bytes is None or later.bytes is None else self.bytes + later.bytes
+        return Took(self.tasks + later.tasks, both, self.seconds + later.seconds, requests)
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     """Another way that was looked at; `why` says in words what spoke against it."""
 
@@ -58,7 +74,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What a sort took that was done by a plan."""
+    """What was done by a plan took; a step's bytes are what it read, which is as planned where nobody has counted."""
 
     seconds: float
     dollars: float | None
@@ -89,6 +105,9 @@ class Plan:
     dollars: float | None = None
     why: str = ""
     rejected: tuple[Option, ...] = ()
+    what: str = "sort"
+    items: int = 0  # of which a function makes what is grouped: how many bytes that will be, nobody knows
+    to_all: int | None = None  # bytes of the side of a join that every worker reads: then nothing lies between
     actual: Actual | None = field(default=None, compare=False)
 
     @property

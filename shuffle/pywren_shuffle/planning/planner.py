@@ -78,6 +78,9 @@ def make_plan(
     terms: Terms,
     levels: int | None = None,
     splits: int | None = None,
+    listed: int | None = None,
+    is_spread: bool = False,
+    items: int = 0,
 ) -> Plan:
     """The plan for so many bytes of input in so many objects; ConfigError for what makes no sense, or cannot be.
 
@@ -90,7 +93,7 @@ def make_plan(
     if remote:
         usable -= min(_UPLOADS, usable // 3)
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, usable // (4 * AT_ONCE)))
-    work = Work(total, objects, max(1.0, record_size), expansion, decoded, usable, block)
+    work = Work(total, objects, max(1.0, record_size), expansion, decoded, usable, block, listed, is_spread, items)
     least = max(1, ceil(total / max(1, int(_SLACK * usable / (1 + expansion + remote)))))
     if not remote:
         return _in_folders(work, splits or least, partitions, together, terms, levels or 1)
@@ -135,6 +138,9 @@ def _in_folders(work: Work, splits: int, partitions: int | None, together: int, 
         splits = _in_turns(splits, workers)
     parts = partitions or splits
     chosen = _Candidate(work, Shape(layers_of(splits, parts, levels, terms.tiers[0].name), parts, together), terms)
+    if chosen.refusal and partitions is None:  # so many that each fits, and none is merged in rounds
+        parts = max(splits, ceil(work.bytes * (1 + work.decoded) / (_SLACK * work.memory)))
+        chosen = replace(chosen, shape=Shape(layers_of(splits, parts, levels, terms.tiers[0].name), parts, together))
     if chosen.refusal:
         raise _impossible([chosen])
     why = "one level, as files are read without requests"
@@ -154,6 +160,7 @@ def _plan_of(chosen: _Candidate) -> Plan:
         at_once=chosen.terms.workers.at_once,
         rounds=shape.rounds,
         prefixes=shape.prefixes,
+        items=work.items,
         steps=chosen.steps,
     )
 
@@ -173,7 +180,7 @@ def _candidates(work: Work, least: int, partitions: int | None, together: int, t
     if least > workers:
         splits = [_in_turns(least, workers)]
     if not work.bytes:
-        splits = [1]
+        splits = [least]
     for number in splits:
         for parts in [partitions] if partitions else _partitions(number, splits, workers):
             for tier in terms.tiers:
@@ -306,4 +313,4 @@ def _against(one: _Candidate, chosen: _Candidate) -> str:
 
 def _impossible(found: list[_Candidate]) -> ConfigError:
     reasons = list(dict.fromkeys(one.refusal for one in found))
-    return ConfigError(f"this cannot be sorted as it is asked for: {'; or: '.join(reasons[:4])}.")
+    return ConfigError(f"this cannot be done as it is asked for: {'; or: '.join(reasons[:4])}.")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pywren_shuffle.planning.plan import Layer, Plan, requests_of
+from pywren_shuffle.planning.plan import Layer, Plan, Step, requests_of
 
 __all__ = ["bytes_in_words", "words_of"]
 
@@ -15,16 +15,13 @@ def words_of(plan: Plan) -> str:
 
 
 def _lines(plan: Plan) -> Iterator[str]:
-    yield (
-        f"sort {bytes_in_words(plan.bytes)}: {_number(plan.splits, 'split')} of {bytes_in_words(plan.split)} at most,"
-        f" {_number(plan.partitions, 'partition')}, {_number(plan.levels, 'level')} of exchange on {_tiers(plan)},"
-        f" {plan.at_once:,} tasks at once with {bytes_in_words(plan.memory)} each for data"
-    )
-    yield from (f"  layer {number}: {_layer(layer, plan, number)}" for number, layer in enumerate(plan.layers))
-    if plan.rounds > 1:
-        yield f"  in {plan.rounds} rounds, each of which fills and empties {plan.tier}"
-    if plan.prefixes > 1:
-        yield f"  keys spread over {plan.prefixes} prefixes"
+    if plan.to_all is not None:
+        yield (
+            f"{plan.what} {bytes_in_words(plan.bytes)}: {bytes_in_words(plan.to_all)} of one side go to each of"
+            f" {_number(plan.steps[0].tasks, 'task')} for the other, and nothing lies between"
+        )
+    else:
+        yield from _exchange(plan)
     if plan.why:
         yield f"  why: {plan.why}"
     yield from _table(plan)
@@ -33,6 +30,22 @@ def _lines(plan: Plan) -> Iterator[str]:
     for option in plan.rejected:
         took = "" if option.seconds is None else f" ({_seconds(option.seconds)}, {_dollars(option.dollars)})"
         yield f"  {option.name}{took}: {option.why}"
+
+
+def _exchange(plan: Plan) -> Iterator[str]:
+    """How data is divided, and where it lies between the phases."""
+    whole = f"what comes of {_number(plan.items, 'item')}" if plan.items else bytes_in_words(plan.bytes)
+    of = "" if plan.items else f" of {bytes_in_words(plan.split)} at most"
+    yield (
+        f"{plan.what} {whole}: {_number(plan.splits, 'split')}{of},"
+        f" {_number(plan.partitions, 'partition')}, {_number(plan.levels, 'level')} of exchange on {_tiers(plan)},"
+        f" {plan.at_once:,} tasks at once with {bytes_in_words(plan.memory)} each for data"
+    )
+    yield from (f"  layer {number}: {_layer(layer, plan, number)}" for number, layer in enumerate(plan.layers))
+    if plan.rounds > 1:
+        yield f"  in {plan.rounds} rounds, each of which fills and empties {plan.tier}"
+    if plan.prefixes > 1:
+        yield f"  keys spread over {plan.prefixes} prefixes"
 
 
 def _layer(layer: Layer, plan: Plan, number: int) -> str:
@@ -50,28 +63,33 @@ def _table(plan: Plan) -> Iterator[str]:
     """Expected beside actual, step by step and in all; only what is known."""
     actual = plan.actual
     done = {step.name: step for step in actual.steps} if actual else {}
-    head = ("", "tasks", "expected", "actual" if actual else "", "requests expected", "actual" if actual else "")
-    rows = [head]
+    known = plan.seconds is not None
+    beside = "actual" if actual else ""
+    rows: list[tuple[str, ...]] = [
+        ("", "tasks", "expected", beside, "bytes expected", beside, "requests expected", beside)
+    ]
     for step in plan.steps:
         was = done.get(step.name)
-        expected = _seconds(step.seconds) if plan.seconds is not None else "–"
+        own = was or step
         rows.append(
             (
                 step.name,
-                f"{step.tasks:,}",
-                expected,
+                f"{own.tasks:,}",
+                _seconds(step.seconds) if known else "–",
                 _seconds(was.seconds) if was else "",
+                _read(step) or "–" * bool(was and was.bytes),
+                _read(was) if was else "",
                 _asked(step.requests),
                 _asked(was.requests) if was else "",
             )
         )
-    took = _seconds(plan.seconds) if plan.seconds is not None else "–"
+    seconds = _seconds(plan.seconds), _seconds(actual.seconds) if actual else ""
     total = _asked(plan.requests), _asked(requests_of(actual.steps)) if actual else ""
-    rows.append(("in all", "", took, _seconds(actual.seconds) if actual else "", *total))
+    rows.append(("in all", "", *seconds, "", "", *total))
     if plan.dollars is not None:
-        rows.append(("dollars", "", _dollars(plan.dollars), _dollars(actual.dollars) if actual else "", "", ""))
-    widths = [max(len(row[column]) for row in rows[1:]) for column in range(len(head))]
-    widths = [width and max(width, len(title)) for width, title in zip(widths, head, strict=True)]
+        rows.append(("dollars", "", _dollars(plan.dollars), _dollars(actual.dollars) if actual else "", *[""] * 4))
+    widths = [max(len(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
+    widths = [width and max(width, len(title)) for width, title in zip(widths, rows[0], strict=True)]
     for row in rows:  # what has nothing to show is left out
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
         yield ("  " + "  ".join(cells)).rstrip()
@@ -79,7 +97,13 @@ def _table(plan: Plan) -> Iterator[str]:
         yield "  – nothing is known of how fast a folder is"
 
 
+_KINDS: Final = ("GET", "PUT", "LIST", "HEAD", "DELETE")
 _SHORT: Final = {"GetRange": "GET", "GetObject": "GET", "ListObjectsV2": "LIST", "HeadObject": "HEAD"}
+
+
+def _read(step: Step) -> str:
+    """How much it reads."""
+    return bytes_in_words(step.bytes) if step.bytes else ""
 
 
 def _asked(requests: Mapping[str, int]) -> str:
@@ -88,7 +112,7 @@ def _asked(requests: Mapping[str, int]) -> str:
     for kind, number in requests.items():
         if kind != "hedges":  # they are among the others
             found["DELETE" if kind.startswith("Delete") else _SHORT.get(kind, "PUT")] += number
-    return ", ".join(f"{number:,} {kind}" for kind, number in found.items() if number)
+    return ", ".join(f"{found[kind]:,} {kind}" for kind in _KINDS if found[kind])
 
 
 def bytes_in_words(number: float) -> str:
