@@ -2,32 +2,33 @@
 
     distinct    rows ──► the first of each key ──► spread by the hash of the key ──► the first of each key ──► Parquet
     group       rows ──────────────────────────► spread by the hash of the key ──► runs ──► fn(key, tables) ──► rows
+                                                        rows of another key of the same hash ──► a file ──┘
 
 Only tables need this module, and with it pyarrow and numpy.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pywren_runtime.errors import ShuffleError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.keys import edges
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
-from pywren_shuffle.records.columns import Column, stable_order
 from pywren_shuffle.records.keyed import shown
 from pywren_shuffle.records.rows_records import dump
 from pywren_shuffle.records.table_records import Table
 from pywren_shuffle.sizes import MEMORY
 from pywren_shuffle.tables.aggregate import ROWS, Aggregated
-from pywren_shuffle.tables.hashed import HASH, HashedBatch, alike, decoded, hashed, joined, seen
+from pywren_shuffle.tables.hashed import HASH, HashedBatch, alike, decoded, hashed, joined, put, seen, tables_in
 
 __all__ = ["FirstRows", "TableGroups"]
 
@@ -147,78 +148,92 @@ class TableGroupsWriter:
 
     def _rows(self, batches: Iterator[Batch]) -> Iterator[object]:
         for _, run in groupby(self._runs(batches), key=itemgetter(0)):
-            key, first = _first(run)
-            try:
-                row = key, self._format.function(key, first)
-            except Exception as error:
-                error.add_note(f"That was the group of the key {shown(key)}.")
-                raise
-            self._made += 1
-            yield row
+            tables: Iterator[tuple[bool, Any]] = ((mixed, table) for _, mixed, table in run)
+            with _Aside() as aside:
+                while (first := next(tables, None)) is not None:  # once, but for keys of one hash
+                    values = self._of_first(first, tables, aside)
+                    key = self._key(first[1])
+                    try:
+                        row = key, self._format.function(key, values)
+                    except Exception as error:
+                        error.add_note(f"That was the group of the key {shown(key)}.")
+                        raise
+                    deque(values, 0)  # what the function has not looked at
+                    self._made += 1
+                    yield row
+                    tables = aside.taken()
 
-    def _runs(self, batches: Iterator[Batch]) -> Iterator[tuple[Any, Any, Any]]:
-        """Rows of one key that lie together: how keys are told apart, the key, the rows."""
-        last: set[Any] = set()  # of the last hash, all keys so far
-        hash = None
+    def _runs(self, batches: Iterator[Batch]) -> Iterator[tuple[Any, bool, Any]]:
+        """Rows of one hash that lie together: the hash, whether they may have several keys, the rows."""
         while (batch := next(batches, None)) is not None:
             own = cast(HashedBatch, batch)
             self._tally = seen(self._tally, own)
-            table, starts = runs(own, self._format.keys)
-            hashes = table.column(0).to_numpy()
-            columns = [table[name] for name in self._format.keys]
-            table = table.remove_column(0)
+            new = own.hashes[1:] != own.hashes[:-1]
+            starts = [0, *(np.flatnonzero(new) + 1).tolist()]
+            # Most often there are none.
+            odd = np.flatnonzero(~new & differ(own.table.slice(0, len(own) - 1), own.table.slice(1), self._format.keys))
+            mixed = set((np.searchsorted(starts, odd, "right") - 1).tolist())
+            hashes, table = own.hashes[starts].tolist(), own.table.remove_column(0)
+            stops = [*starts[1:], len(table)]
             del batch, own
-            for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
-                key = tuple(column[start].as_py() for column in columns)
-                same = tuple("nan" if value != value else (value,) for value in key)
-                if hashes[start] != hash:
-                    hash, last = hashes[start], set()
-                elif same in last and len(last) > 1:
-                    raise _collision(key)
-                last.add(same)
-                yield same, key[0] if len(key) == 1 else key, table.slice(start, stop - start)
+            for number, (hash, start, stop) in enumerate(zip(hashes, starts, stops, strict=True)):
+                yield hash, number in mixed, table.slice(start, stop - start)
+
+    def _of_first(self, first: tuple[bool, Any], more: Iterator[tuple[bool, Any]], aside: "_Aside") -> Iterator[Any]:
+        """Of rows of one hash those that have the key of the first one; the others are put aside, in their order."""
+        keys = self._format.keys
+        head = first[1].slice(0, 1).select(keys)
+        for number, (mixed, table) in enumerate(chain([first], more)):
+            if mixed:
+                others = differ(table, head.take(np.zeros(len(table), np.int64)), keys)
+                aside.put(table.filter(others))
+                table = table.filter(~others)
+            elif number and differ(table.slice(0, 1), head, keys)[0]:
+                aside.put(table)
+                continue
+            if len(table):
+                yield table
+
+    def _key(self, table: Any) -> Any:
+        key = tuple(table[name][0].as_py() for name in self._format.keys)
+        return key[0] if len(key) == 1 else key
 
 
-def runs(batch: HashedBatch, keys: Sequence[str]) -> tuple[Any, list[int]]:
-    """The rows of a sorted batch, those of equal keys together, and where each key begins."""
-    table = batch.table
-    new = batch.hashes[1:] != batch.hashes[:-1]
-    other = _differ(table, keys)
-    if (other & ~new).any():  # different keys of the same hash
-        table = table.take(pa.array(stable_order(table, [Column(HASH), *map(Column, keys)])))
-        other = _differ(table, keys)
-    return table, [0, *(np.flatnonzero(new | other) + 1).tolist()]
+class _Aside:
+    """Rows that wait for their turn in a temporary file, which is not made before there are any."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "_Aside":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def put(self, table: Any) -> None:
+        """Behind all others."""
+        if len(table):
+            self._file = self._file or tempfile.TemporaryFile()
+            put(table, self._file)
+
+    def taken(self) -> Iterator[tuple[bool, Any]]:
+        """All of them, which may have several keys; what is put from now on is for the next time."""
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                yield from ((True, table) for table in tables_in(file))
 
 
-def _differ(table: Any, keys: Sequence[str]) -> Any:
-    """For each row but the first whether its key is another one than that of the row before it."""
-    found = np.zeros(max(0, len(table) - 1), bool)
+def differ(one: Any, other: Any, keys: Sequence[str]) -> Any:
+    """For each row whether the keys of these two tables are not the same."""
+    found = np.zeros(len(one), bool)
     for name in keys:
-        values = alike(table[name])
-        above, below = values.slice(0, max(0, len(values) - 1)), values.slice(1)
-        equal = pc.equal(above, below)
-        if pa.types.is_floating(values.type):
-            equal = pc.or_kleene(equal, pc.and_(pc.is_nan(above), pc.is_nan(below)))
-        both = pc.and_(pc.is_null(above), pc.is_null(below))
+        left, right = alike(one[name]), alike(other[name])
+        equal = pc.equal(left, right)
+        if pa.types.is_floating(left.type):
+            equal = pc.or_kleene(equal, pc.and_(pc.is_nan(left), pc.is_nan(right)))
+        both = pc.and_(pc.is_null(left), pc.is_null(right))
         found |= ~np.asarray(pc.or_(pc.fill_null(equal, False), both))
     return found
-
-
-def _first(run: Iterable[tuple[Any, Any, Any]]) -> tuple[Any, Iterator[Any]]:
-    """The key of some rows, and an iterator of the tables in which they come."""
-    tables = iter(run)
-    _, key, first = next(tables)
-
-    def all_of() -> Iterator[Any]:
-        yield first
-        for _, _, table in tables:
-            yield table
-
-    return key, all_of()
-
-
-def _collision(key: Any) -> ShuffleError:
-    return ShuffleError(
-        f"the key {shown(key)} and another one have the same hash of 64 bits, and more rows than fit into memory. Give"
-        " workers more memory, or group by these columns in another order."
-    )

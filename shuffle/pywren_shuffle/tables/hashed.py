@@ -9,7 +9,7 @@ those to mind who look at a run.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from pywren_shuffle.records.parquet import ParquetObject
 from pywren_shuffle.records.table_records import BLOCK, HEAD
 from pywren_shuffle.records.vectors import stable_order
 
-__all__ = ["HASH", "HashedBatch", "alike", "decoded", "hashed", "joined", "seen", "some_columns"]
+__all__ = ["HASH", "HashedBatch", "alike", "decoded", "hashed", "joined", "put", "seen", "some_columns", "tables_in"]
 
 HASH = "hash of the key"
 Table = Any
@@ -172,3 +172,27 @@ def seen(tally: Tally, batch: HashedBatch) -> Tally:
     return (tally or NOTHING).then(
         Tally(len(batch), batch.nbytes, checksum, batch.key(0), batch.key(last), batch.in_order())
     )
+
+
+def put(table: Any, file: IO[bytes]) -> None:
+    """Put a table behind what is there."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    data = sink.getvalue()
+    file.write(HEAD.pack(data.size))
+    file.write(data)
+
+
+def tables_in(file: IO[bytes] | None) -> Iterator[Any]:
+    """All tables that were put there, from the first on."""
+    at = 0
+    while file is not None:
+        file.seek(at)
+        head = file.read(HEAD.size)
+        if not head:
+            return
+        (size,) = HEAD.unpack(head)
+        with pa.ipc.open_stream(file.read(size)) as stream:
+            yield stream.read_all()
+        at += HEAD.size + size

@@ -23,9 +23,9 @@ from pywren_shuffle.objects.joining import HELD, LEFT, RIGHT, side_of
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
 from pywren_shuffle.records.parquet import GroupWriter
-from pywren_shuffle.records.table_records import HEAD, Table
+from pywren_shuffle.records.table_records import Table
 from pywren_shuffle.sizes import MEMORY
-from pywren_shuffle.tables.hashed import HashedBatch, decoded, joined, seen
+from pywren_shuffle.tables.hashed import HashedBatch, decoded, joined, put, seen, tables_in
 from pywren_shuffle.tables.pairs import ALONE, SIDE, Pairing, Some, pairing_of
 
 __all__ = ["JoinWriter", "TableJoin", "beside_tables"]
@@ -228,7 +228,7 @@ class _Run:
                 self._tables.append(held)
             else:
                 self._beyond = self._beyond or tempfile.TemporaryFile()
-                _put(held, self._beyond)
+                put(held, self._beyond)
         others = table.filter(pa.compute.equal(table[SIDE], 1 - first))
         if len(others) and self._beyond is None:
             found = self._pairing.of(others, 1 - first)
@@ -236,7 +236,7 @@ class _Run:
             yield from self._pairing.alone(1 - first, found)
         elif len(others):
             self._beside = self._beside or tempfile.TemporaryFile()
-            _put(others, self._beside)
+            put(others, self._beside)
 
     def close(self) -> Iterator[Any]:
         """The rest of the output."""
@@ -244,7 +244,7 @@ class _Run:
             yield from self._again(self._beyond, self._beside)
             return
         yield from self._pairing.alone(self._pairing.first, self._all_held())
-        for table in _get(self._beyond):
+        for table in tables_in(self._beyond):
             yield from self._pairing.alone(self._pairing.first, self._pairing.of(table, self._pairing.first))
 
     def _cut(self, table: Any) -> Iterator[Any]:
@@ -268,14 +268,14 @@ class _Run:
         first = self._pairing.first
         marks: list[Any] = []
         for part in self._parts(beyond):
-            for number, table in enumerate(_get(beside)):
+            for number, table in enumerate(tables_in(beside)):
                 others = self._pairing.of(table, 1 - first)
                 if number == len(marks):
                     marks.append(others.matched)
                 others = replace(others, matched=marks[number])
                 yield from self._pairing.matched(part, others)
             yield from self._pairing.alone(first, part)
-        for number, table in enumerate(_get(beside)):
+        for number, table in enumerate(tables_in(beside)):
             yield from self._pairing.alone(
                 1 - first, replace(self._pairing.of(table, 1 - first), matched=marks[number])
             )
@@ -284,34 +284,10 @@ class _Run:
         yield self._all_held()
         self._held, self._tables = None, []
         tables: list[Any] = []
-        for table in _get(beyond):
+        for table in tables_in(beyond):
             if tables and sum(some.nbytes for some in tables) + table.nbytes > self._room:
                 yield self._pairing.of(pa.concat_tables(tables), self._pairing.first)
                 tables = []
             tables.append(table)
         if tables:
             yield self._pairing.of(pa.concat_tables(tables), self._pairing.first)
-
-
-def _put(table: Any, file: IO[bytes]) -> None:
-    """Put a table behind what is there."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    data = sink.getvalue()
-    file.write(HEAD.pack(data.size))
-    file.write(data)
-
-
-def _get(file: IO[bytes] | None) -> Iterator[Any]:
-    """All tables that were put there, from the first on."""
-    at = 0
-    while file is not None:
-        file.seek(at)
-        head = file.read(HEAD.size)
-        if not head:
-            return
-        (size,) = HEAD.unpack(head)
-        with pa.ipc.open_stream(file.read(size)) as stream:
-            yield stream.read_all()
-        at += HEAD.size + size
