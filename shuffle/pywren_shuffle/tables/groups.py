@@ -147,56 +147,56 @@ class TableGroupsWriter:
             yield buffer
 
     def _rows(self, batches: Iterator[Batch]) -> Iterator[object]:
+        aside = _Aside()
         for _, run in groupby(self._runs(batches), key=itemgetter(0)):
-            tables: Iterator[tuple[bool, Any]] = ((mixed, table) for _, mixed, table in run)
-            with _Aside() as aside:
-                while (first := next(tables, None)) is not None:  # once, but for keys of one hash
-                    values = self._of_first(first, tables, aside)
-                    key = self._key(first[1])
-                    try:
-                        row = key, self._format.function(key, values)
-                    except Exception as error:
-                        error.add_note(f"That was the group of the key {shown(key)}.")
-                        raise
-                    deque(values, 0)  # what the function has not looked at
-                    self._made += 1
-                    yield row
-                    tables = aside.taken()
+            rows: Iterator[_Rows] = run
+            while (first := next(rows, None)) is not None:  # once, but for keys of one hash
+                values = self._of_first(first, rows, aside)
+                key = tuple([value.as_py() for value in first[2]])
+                key = key[0] if len(key) == 1 else key
+                try:
+                    row = key, self._format.function(key, values)
+                except Exception as error:
+                    error.add_note(f"That was the group of the key {shown(key)}.")
+                    raise
+                deque(values, 0)  # what the function has not looked at
+                self._made += 1
+                yield row
+                rows = aside.taken(self._format.keys)
 
-    def _runs(self, batches: Iterator[Batch]) -> Iterator[tuple[Any, bool, Any]]:
-        """Rows of one hash that lie together: the hash, whether they may have several keys, the rows."""
+    def _runs(self, batches: Iterator[Batch]) -> Iterator["_Rows"]:
+        """Rows of one hash that lie together."""
         while (batch := next(batches, None)) is not None:
             own = cast(HashedBatch, batch)
             self._tally = seen(self._tally, own)
-            new = own.hashes[1:] != own.hashes[:-1]
-            starts = [0, *(np.flatnonzero(new) + 1).tolist()]
-            # Most often there are none.
-            odd = np.flatnonzero(~new & differ(own.table.slice(0, len(own) - 1), own.table.slice(1), self._format.keys))
-            mixed = set((np.searchsorted(starts, odd, "right") - 1).tolist())
-            hashes, table = own.hashes[starts].tolist(), own.table.remove_column(0)
-            stops = [*starts[1:], len(table)]
+            hashes, table = own.hashes, own.table.remove_column(0)
             del batch, own
-            for number, (hash, start, stop) in enumerate(zip(hashes, starts, stops, strict=True)):
-                yield hash, number in mixed, table.slice(start, stop - start)
+            new = hashes[1:] != hashes[:-1]
+            starts = [0, *(np.flatnonzero(new) + 1).tolist()]
+            odd = ~new & differ(table.slice(0, len(table) - 1), table.slice(1), self._format.keys)  # most often none
+            mixed = set((np.searchsorted(starts, np.flatnonzero(odd), "right") - 1).tolist())
+            columns = [table[name] for name in self._format.keys]
+            for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(table)], strict=True)):
+                key = [column[start] for column in columns]
+                yield hashes[start], number in mixed, key, table.slice(start, stop - start)
 
-    def _of_first(self, first: tuple[bool, Any], more: Iterator[tuple[bool, Any]], aside: "_Aside") -> Iterator[Any]:
+    def _of_first(self, first: "_Rows", more: Iterator["_Rows"], aside: "_Aside") -> Iterator[Any]:
         """Of rows of one hash those that have the key of the first one; the others are put aside, in their order."""
-        keys = self._format.keys
-        head = first[1].slice(0, 1).select(keys)
-        for number, (mixed, table) in enumerate(chain([first], more)):
+        keys, begin = self._format.keys, first[3]
+        for number, (_, mixed, _, table) in enumerate(chain((first,), more)):
             if mixed:
-                others = differ(table, head.take(np.zeros(len(table), np.int64)), keys)
+                others = differ(table, begin.take(np.zeros(len(table), np.int64)), keys)
                 aside.put(table.filter(others))
                 table = table.filter(~others)
-            elif number and differ(table.slice(0, 1), head, keys)[0]:
+            elif number and differ(table.slice(0, 1), begin.slice(0, 1), keys)[0]:
                 aside.put(table)
                 continue
             if len(table):
                 yield table
 
-    def _key(self, table: Any) -> Any:
-        key = tuple(table[name][0].as_py() for name in self._format.keys)
-        return key[0] if len(key) == 1 else key
+
+_Rows = tuple[Any, bool, list[Any], Any]
+"""A hash, whether rows have several keys, the key of the first one, the rows."""
 
 
 class _Aside:
@@ -205,25 +205,18 @@ class _Aside:
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
 
-    def __enter__(self) -> "_Aside":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
     def put(self, table: Any) -> None:
         """Behind all others."""
         if len(table):
             self._file = self._file or tempfile.TemporaryFile()
             put(table, self._file)
 
-    def taken(self) -> Iterator[tuple[bool, Any]]:
+    def taken(self, keys: Sequence[str]) -> Iterator[_Rows]:
         """All of them, which may have several keys; what is put from now on is for the next time."""
         file, self._file = self._file, None
-        if file is not None:
-            with file:
-                yield from ((True, table) for table in tables_in(file))
+        if file is None:
+            return iter(())
+        return ((None, True, [table[name][0] for name in keys], table) for table in tables_in(file))
 
 
 def differ(one: Any, other: Any, keys: Sequence[str]) -> Any:
