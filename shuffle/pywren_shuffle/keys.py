@@ -7,16 +7,21 @@
     (1, "é")        6, how many, each of them
 
 No encoded key begins with another one. 0.0 and -0.0 are the number 0. A nan is equal to every other nan: all are one
-group, although in Python a nan is not even equal to itself. The hash is that of the bytes: it is the same in every
-process and on every machine, which Python's own, being salted, is not.
+group, although in Python a nan is not even equal to itself. Values of derived classes (an IntEnum, a named tuple,
+numpy's float64 and str_) are what they derive from, unless they have an equality of their own. The hash is that of the
+bytes: it is the same in every process and on every machine, which Python's own, being salted, is not.
 """
 
+from collections.abc import Callable, Sequence
+from enum import Enum
 from hashlib import blake2b
+from itertools import chain
 from struct import Struct
+from typing import Any
 
 from pywren_runtime.errors import KeyUnsupported
 
-__all__ = ["HASH", "edges", "encode", "sort_key"]
+__all__ = ["HASH", "check", "edges", "encode", "sort_key"]
 
 HASH = 8
 """Bytes of the hash with which a `sort_key` begins."""
@@ -24,31 +29,48 @@ _NONE, _WHOLE, _LARGE, _NUMBER, _TEXT, _BYTES, _TUPLE = (bytes([tag]) for tag in
 _INT, _FLOAT, _SIZE = Struct(">q"), Struct(">d"), Struct(">Q")
 _NAN = float("nan")
 _HALF = 1 << 63
+_SIMPLE = {type(None), bool, int, float, str, bytes}
+_PLAIN: tuple[tuple[Any, Callable[[Any], object]], ...] = (
+    (int, int.__index__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, bytes.__bytes__),
+    (tuple, lambda key: tuple.__getitem__(key, slice(None))),
+)
 
 
-def encode(key: object) -> bytes:
+def encode(key: Any) -> bytes:
     """A key's canonical bytes; KeyUnsupported, which is a TypeError, for what cannot be a key."""
-    if type(key) is int and -_HALF <= key < _HALF:
-        return _WHOLE + _INT.pack(key)
-    if isinstance(key, str):
-        text = key.encode("utf-8", "surrogatepass")
+    kind = type(key)
+    if kind is str:
+        text: bytes = key.encode("utf-8", "surrogatepass")
         return _TEXT + _SIZE.pack(len(text)) + text
-    if isinstance(key, int):
-        return _whole(int(key))
-    if isinstance(key, float):
+    if kind is int or kind is bool:
+        return _whole(key)
+    if kind is float:
         if key.is_integer():
             return _whole(int(key))
         return _NUMBER + _FLOAT.pack(key if key == key else _NAN)
-    if isinstance(key, tuple):
+    if kind is tuple:
         return b"".join((_TUPLE, _SIZE.pack(len(key)), *map(encode, key)))
-    if isinstance(key, bytes):
-        return _BYTES + _SIZE.pack(len(key)) + key
-    if key is None:
-        return _NONE
-    raise KeyUnsupported(
-        f"{_shown(key)} cannot be a key, for it is of type {type(key).__module__}.{type(key).__qualname__}: a key is"
-        f" None, a bool, int, float, str or bytes, or a tuple of these. {_advice(key)}"
-    )
+    if kind is bytes:
+        return b"".join((_BYTES, _SIZE.pack(len(key)), key))
+    return _NONE if key is None else encode(_plain(key))
+
+
+def check(keys: Sequence[object]) -> None:
+    """KeyUnsupported if one of these cannot be a key, at little cost where types are few.
+
+    Python's own dict would not tell: to it Decimal(1) is the key 1, if that is there already.
+    """
+    kinds = set(map(type, keys)) - _SIMPLE
+    if tuple in kinds:
+        check(list(chain.from_iterable(key for key in keys if type(key) is tuple)))
+        kinds.remove(tuple)
+    if kinds:
+        for key in keys:
+            if type(key) in kinds:
+                encode(key)
 
 
 def sort_key(key: object) -> bytes:
@@ -69,9 +91,30 @@ def _whole(number: int) -> bytes:
     return _LARGE + _SIZE.pack(len(data)) + data
 
 
+def _plain(key: object) -> object:
+    """What a key of a derived class is, if it is equal to what that is equal to; numpy's are, and say so anew."""
+    kind: Any = type(key)
+    for base, plain in _PLAIN:
+        if isinstance(key, base):
+            if kind.__module__ == "numpy" or (kind.__eq__ is base.__eq__ and kind.__hash__ is base.__hash__):
+                return plain(key)
+            raise KeyUnsupported(
+                f"{_shown(key)} cannot be a key, for its type {_named(kind)} has an equality or a hash of its own. Make"
+                f" a plain {base.__name__} of it."
+            )
+    raise KeyUnsupported(
+        f"{_shown(key)} cannot be a key, for it is of type {_named(kind)}: a key is None, a bool, int, float, str or"
+        f" bytes, or a tuple of these. {_advice(key)}"
+    )
+
+
 def _shown(key: object) -> str:
     text = repr(key)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _advice(key: object) -> str:
@@ -81,6 +124,14 @@ def _advice(key: object) -> str:
         return "Make a tuple of the list: tuple(key)."
     if isinstance(key, dict):
         return "Make a tuple of it: tuple(sorted(key.items()))."
+    if isinstance(key, set | frozenset):
+        return "Make a tuple of it: tuple(sorted(key))."
+    if isinstance(key, bytearray | memoryview):
+        return "Make bytes of it: bytes(key)."
+    if isinstance(key, Enum):
+        return "Take its name: key.name."
+    if hasattr(key, "__dataclass_fields__"):
+        return "Make a tuple of it: dataclasses.astuple(key)."
     if hasattr(key, "isoformat"):
         return "Take its text: key.isoformat()."
     return "Make one of these of it, such as str(key)."

@@ -5,6 +5,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from decimal import Decimal
 from itertools import islice
 from math import nan
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_no_input_is_no_groups(pool: Executor, tmp_path: Path) -> None:
     ("options", "error", "says"),
     [
         ({"key": lambda row: [row]}, KeyUnsupported, r"builtins\.list.*tuple\(key\)"),
+        ({"key": lambda row: Decimal(1) if row == 2 else 1}, KeyUnsupported, r"decimal\.Decimal.*str\(key\)"),
         ({"key": lambda row: row / 0}, ZeroDivisionError, "division"),
         ({}, RecordError, r"no pair of a key and a value.*key=lambda"),
         ({"key": "name"}, ConfigError, "function of one record"),

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from pywren_runtime.errors import PackingError, ShuffleCorrupt
 from pywren_runtime.stores import Buffer
-from pywren_shuffle.keys import edges, sort_key
+from pywren_shuffle.keys import check, edges, sort_key
 from pywren_shuffle.objects.pairs import Pair, Pairs
 from pywren_shuffle.proof import ADVICE, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
@@ -200,14 +200,10 @@ class _Gathered:
                 return
 
     def _add(self, some: Sequence[Pair]) -> None:
+        check([key for key, _ in some])
         groups = self._groups
-        key: Any = None
-        try:
-            for key, value in some:
-                groups[key].append(value)
-        except TypeError:
-            sort_key(key)  # says what cannot be a key, and why
-            raise
+        for key, value in some:
+            groups[key].append(value)
         self.pairs += len(some)
 
     def _fold(self, combine: Combine) -> None:
