@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from pywren_ng.sorting import Place, Places, Sorting, in_background, parted, seen, usable
+from pywren_ng.sorting import Place, Places, Sorting, between, in_background, parted, seen, usable
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -29,9 +29,9 @@ Function = Callable[..., object]
 class Grouping(Sorting):
     """The faces of what goes by keys, mixed into an executor.
 
-    Places, `partitions`, `memory` and `overwrite` are as for `sort`. A key is None, a bool, int, float, str or bytes,
-    or a tuple of these. `records` is `"rows"`, `"text"` or `"table"`, and of a table `key` names columns: `"country"`,
-    or a list of several. What comes out is in the order of a hash, and proven as a sort is.
+    Places, `partitions`, `memory`, `overwrite` and `intermediate` are as for `sort`. A key is None, a bool, int, float,
+    str or bytes, or a tuple of these. `records` is `"rows"`, `"text"` or `"table"`, and of a table `key` names columns:
+    `"country"`, or a list of several. What comes out is in the order of a hash, and proven as a sort is.
     """
 
     def group(
@@ -46,6 +46,7 @@ class Grouping(Sorting):
         partitions: int | None = None,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Reduced[None]":
         """A row `(key, fn(key, values))` for each key; `values` is an iterator in the order of the input.
 
@@ -55,7 +56,7 @@ class Grouping(Sorting):
         from pywren_shuffle.group import group
 
         place = self._place(target)
-        how = self._how(place, partitions, memory, overwrite)
+        how = self._how(place, partitions, memory, overwrite, intermediate)
         return self._told(
             target, group(self._own, self._all(source), place, fn, records=records, key=key, value=value, how=how)
         )
@@ -72,6 +73,7 @@ class Grouping(Sorting):
         partitions: int | None = None,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Reduced[None]":
         """A row `(key, fn(fn(a, b), c)…)` for each key, of its values; `fn` must be associative.
 
@@ -81,7 +83,7 @@ class Grouping(Sorting):
         from pywren_shuffle.group import reduce_by_key
 
         place = self._place(target)
-        how = self._how(place, partitions, memory, overwrite)
+        how = self._how(place, partitions, memory, overwrite, intermediate)
         return self._told(
             target,
             reduce_by_key(self._own, self._all(source), place, fn, records=records, key=key, value=value, how=how),
@@ -97,12 +99,13 @@ class Grouping(Sorting):
         partitions: int | None = None,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Reduced[None]":
         """Each record once; with `key`, the first record of each key."""
         from pywren_shuffle.group import distinct
 
         place = self._place(target)
-        how = self._how(place, partitions, memory, overwrite)
+        how = self._how(place, partitions, memory, overwrite, intermediate)
         return self._told(target, distinct(self._own, self._all(source), place, records=records, key=key, how=how))
 
     def join(
@@ -119,6 +122,7 @@ class Grouping(Sorting):
         partitions: int | None = None,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Reduced[None]":
         """A row `fn(left, right)`, by default the pair of both, for each two rows whose keys are equal.
 
@@ -129,7 +133,7 @@ class Grouping(Sorting):
         from pywren_shuffle.join import join
 
         place = self._place(target)
-        how = self._how(place, partitions, memory, overwrite)
+        how = self._how(place, partitions, memory, overwrite, intermediate)
         joined = join(
             self._own,
             self._all(left),
@@ -153,12 +157,13 @@ class Grouping(Sorting):
         records: str = "rows",
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Reduced[None]":
         """The same records in the same order, in so many parts of about the same size; any format of `sort`."""
         from pywren_shuffle.even import repartition
 
         place = self._place(target)
-        how = self._how(place, None, memory, overwrite)
+        how = self._how(place, None, memory, overwrite, intermediate)
         return self._told(
             target, repartition(self._own, self._all(source), place, partitions, records=records, how=how)
         )
@@ -195,6 +200,7 @@ class Grouping(Sorting):
         *,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Future[dict[K, R]]": ...
     @overload
     def map_reduce_by_key(
@@ -208,6 +214,7 @@ class Grouping(Sorting):
         output: Place,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Future[Reduced[None]]": ...
     def map_reduce_by_key(
         self,
@@ -220,6 +227,7 @@ class Grouping(Sorting):
         *,
         memory: float | None = None,
         overwrite: bool = False,
+        intermediate: str | None = None,
     ) -> "Future[dict[K, R]] | Future[Reduced[None]]":
         """A future of the dict of `reduce_fn(key, values)` for each key that `fn(item)` yields, as `yield key, value`.
 
@@ -230,13 +238,14 @@ class Grouping(Sorting):
 
         premises = self._premises()
         place = None if output is None else self._place(output)
-        how = self._how(place, partitions, memory, overwrite)
-        if place is None and premises.place.startswith("s3:"):
-            how = replace(how, intermediate=premises.place)
+        how = self._how(place, partitions, memory, overwrite, intermediate)
+        beside = premises.place if premises.place.startswith("s3:") else None
         kept = list(items)  # as they are now, and an error of the iterable is the caller's
 
         def run() -> Any:
-            done = map_reduce_by_key(self._own, fn, kept, reduce_fn, target=place, combine=combine, how=how)
+            done = map_reduce_by_key(
+                self._own, fn, kept, reduce_fn, target=place, beside=beside, combine=combine, how=how
+            )
             return done.value if output is None else self._told(output, done)
 
         return in_background(run)
@@ -253,11 +262,20 @@ class Grouping(Sorting):
         places = [source] if isinstance(source, str | os.PathLike) else source
         return [seen(place, premises) for place in places]
 
-    def _how(self, place: str | None, partitions: int | None, memory: float | None, overwrite: bool) -> "How":
+    def _how(
+        self,
+        place: str | None,
+        partitions: int | None,
+        memory: float | None,
+        overwrite: bool,
+        intermediate: str | None,
+    ) -> "How":
         from pywren_shuffle.group import How
 
         premises = self._premises()
         apart = premises.place if premises.store.startswith("s3:") and (place or "").startswith("s3:") else None
+        if intermediate is not None:
+            apart = between(intermediate, premises)
         return How(partitions, usable(memory, premises), overwrite, apart)
 
     def _told(self, target: Place, done: "Reduced[T]") -> "Reduced[T]":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pywren_shuffle.planning.plan import Plan
     from pywren_shuffle.sort import Sorted
 
-__all__ = ["Place", "Places", "Premises", "Sorting", "in_background", "parted", "seen", "usable"]
+__all__ = ["Place", "Places", "Premises", "Sorting", "between", "in_background", "parted", "seen", "usable"]
 
 OWN = 100  # MB of a worker's limit that its interpreter and its libraries take
 P = ParamSpec("P")
@@ -189,7 +189,7 @@ class Sorting:
         to = seen(target, premises)
         apart = premises.place if premises.store.startswith("s3:") and to.startswith("s3:") else None
         if intermediate is not None:
-            apart = _between(intermediate, premises)
+            apart = between(intermediate, premises)
         return [seen(place, premises) for place in places], to, usable(memory, premises), apart
 
     @_submitting(sort)
@@ -197,7 +197,7 @@ class Sorting:
         """The same as `sort`, without waiting: a future of its result, which is not cancelled."""
 
 
-def _between(place: str, premises: Premises) -> str:
+def between(place: str, premises: Premises) -> str:
     """Where intermediate data is to lie, as a worker can reach it."""
     return place if place.startswith("redis") else seen(place, premises)
 

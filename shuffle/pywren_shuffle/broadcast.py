@@ -19,6 +19,7 @@ from pywren_shuffle.phases.merge import Part
 from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.proof import NOTHING
 from pywren_shuffle.records import Made, Piece
+from pywren_shuffle.records.keyed import shown
 from pywren_shuffle.records.rows_records import dump
 
 __all__ = ["Broadcast", "beside", "is_possible"]
@@ -90,12 +91,16 @@ class _Making:
         for key, row in chain.from_iterable(self._sides[1 - first].read(self._task.pieces, self._exchange)):
             self.read += 1
             found = held.get(encode(key))
-            if found is None:
-                yield from joining.alone(1 - first, (row,))
-            elif joining.kind == "semi":
-                yield row
-            else:
-                yield from joining.matched(found, (row,))
+            try:
+                if found is None:
+                    yield from joining.alone(1 - first, (row,))
+                elif joining.kind == "semi":
+                    yield row
+                else:
+                    yield from joining.matched(found, (row,))
+            except Exception as error:
+                error.add_note(f"That was a row of the key {shown(key)}.")
+                raise
 
 
 class _MakingTables:

@@ -97,11 +97,12 @@ def group(
     records are pairs of a key and a value. The function need not look at all values; there may be more than memory.
     Of a table, `key` names columns, and the values are tables.
     """
-    if not callable(fn):
-        raise ConfigError(f"{fn!r} must be a function of a key and an iterator of its values.")
+    _checked(fn, "a key and an iterator of its values")
     if records.partition(":")[0] == "table":
         from pywren_shuffle.tables.aggregate import names_of, table_format
         from pywren_shuffle.tables.groups import TableGroups
+
+        _no_value(value)
 
         inner = table_format(records, key)
         return _from_files(executor, source, target, TableGroups(inner, names_of(inner), fn), how)
@@ -129,12 +130,12 @@ def reduce_by_key(
     if records.partition(":")[0] == "table":
         from pywren_shuffle.tables.aggregate import Aggregated, aggregates_of, names_of, table_format
 
+        _no_value(value)
         inner = table_format(records, key)
         return _from_files(executor, source, target, Aggregated(inner, names_of(inner), aggregates_of(fn)), how)
-    if not callable(fn):
-        raise ConfigError(f"{fn!r} must be a function of two values, such as operator.add, that gives one of both.")
+    both = _checked(fn, "two values, such as operator.add, that gives one of both; columns are for records='table'")
     pairs = record_pairs(records, key, value)
-    return _from_files(executor, source, target, Grouped(pairs=pairs, finish=Fold(fn), combine=fn), how)
+    return _from_files(executor, source, target, Grouped(pairs=pairs, finish=Fold(both), combine=both), how)
 
 
 def distinct(
@@ -165,20 +166,26 @@ def map_reduce_by_key(
     reduce_fn: Callable[[K, Iterator[V]], Any],
     *,
     target: Place | None = None,
+    beside: Place | None = None,
     combine: Callable[[V, V], V] | None = None,
     how: How = USUAL,
 ) -> "Reduced[dict[Any, Any] | None]":
     """For each key that `fn(item)` yields, `reduce_fn(key, values)`: as rows at `target`, or as the dict `value`.
 
-    `combine(a, b)`, which must be associative, makes one value of two before they travel.
+    `combine(a, b)`, which must be associative, makes one value of two before they travel. Before they are a
+    dict, rows lie in the store `beside`, by default in a folder of this machine's.
     """
+    _checked(fn, "an item that yields pairs of a key and a value")
+    _checked(reduce_fn, "a key and an iterator of its values")
+    if combine is not None:
+        _checked(combine, "two values, such as operator.add, that gives one of both")
     format = Grouped(pairs=ItemPairs(fn), finish=Apply(reduce_fn), combine=combine)
     if target is not None:
         return _Items(executor, format, target, how).run(items)
-    if how.intermediate is not None:
-        return _Items(executor, format, None, how).run(items)
+    if beside is not None:
+        return _Items(executor, format, beside, how, is_dict=True).run(items)
     with tempfile.TemporaryDirectory(prefix="pywren-ng-") as folder:
-        return _Items(executor, format, None, replace(how, intermediate=store_url(folder))).run(items)
+        return _Items(executor, format, folder, how, is_dict=True).run(items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,17 @@ def earlier(first: Any, second: Any) -> Any:
 def first_of(key: Any, values: Iterator[Any]) -> Iterable[object]:
     """What remains of all records that are alike."""
     return (next(values),)
+
+
+def _checked(fn: Any, of: str) -> Any:
+    if not callable(fn):
+        raise ConfigError(f"{fn!r} must be a function of {of}.")
+    return fn
+
+
+def _no_value(value: object) -> None:
+    if value is not None:
+        raise ConfigError("value= is for rows and text: what a group of a table gets are tables of all columns.")
 
 
 def _from_files(executor: Executor, source: Places, target: Place, format: Any, how: How) -> "Reduced[None]":
@@ -295,12 +313,13 @@ class Spread(Run):
 class _Items(Spread):
     """A run over items."""
 
-    def __init__(self, executor: Executor, format: Grouped, target: Place | None, how: How) -> None:
-        self._is_dict = target is None
+    def __init__(self, executor: Executor, format: Grouped, target: Place, how: How, *, is_dict: bool = False) -> None:
+        self._is_dict, self._is_apart = is_dict, how.intermediate is not None
         id = new_id()
-        if target is None:
-            assert how.intermediate is not None
-            target = _below(how.intermediate, f"shuffles/{id}/out")
+        if is_dict:  # where `clean` finds all of it
+            place = store_url(target)
+            how = replace(how, intermediate=how.intermediate or place)
+            target = _below(place, f"shuffles/{id}/out")
         super().__init__(executor, format, target, how, id)
         self._items: Sequence[Any] = ()
 
@@ -341,6 +360,8 @@ class _Items(Spread):
         for part in parts:
             data = self.exchange.read([Piece(Source(self._target, part.key, part.size), 0, part.size)])
             found.update(cast("Iterable[tuple[Any, Any]]", load(io.BytesIO(data))))
+        if self._is_apart:  # else they go with the blocks
+            self.output.abandon()
         return found
 
 

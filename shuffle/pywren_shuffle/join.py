@@ -52,6 +52,10 @@ def join(
     keys = key if isinstance(key, tuple) else (key, key)
     if kind not in KINDS:
         raise ConfigError(f"kind={kind!r} is no kind of join: there are {', '.join(KINDS)}.")
+    if len(keys) != 2:
+        raise ConfigError(f"key={key!r}: a tuple is the key of the left side and that of the right. Write a list.")
+    if fn is not None and not callable(fn):
+        raise ConfigError(f"fn={fn!r} must be a function of a row of the left side and one of the right.")
     format: Any
     if records.partition(":")[0] == "table":
         from pywren_shuffle.tables.aggregate import table_format

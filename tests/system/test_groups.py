@@ -153,7 +153,8 @@ def test_no_input_is_no_groups(pool: Executor, tmp_path: Path) -> None:
         ({}, RecordError, r"no pair of a key and a value.*key=lambda"),
         ({"key": "name"}, ConfigError, "function of one record"),
         ({"records": "fixed:100:10"}, ConfigError, "'rows', 'text'"),
-        ({"key": abs, "fn": "sum"}, ConfigError, "must be a function"),
+        ({"key": abs, "fn": "sum"}, ConfigError, "must be a function of a key and an iterator"),
+        ({"key": abs, "how": How(memory="1 GB")}, ConfigError, "memory='1 GB' should be a number"),
     ],
 )
 def test_an_error_says_what_to_do_and_leaves_nothing(
@@ -169,7 +170,7 @@ def test_an_error_of_a_reduction_names_the_key(pool: Executor, tmp_path: Path) -
     source = put_rows(tmp_path / "in", [("a", 0), ("b", 1)])
     with pytest.raises(ZeroDivisionError) as raised:
         group(pool, source, tmp_path / "out", lambda key, values: 1 / next(values))
-    assert raised.value.__notes__ == ["That was the group of the key 'a' (str)."]
+    assert raised.value.__notes__ == ["That was the group of the key 'a' (str), whose values come as an iterator."]
     assert not (tmp_path / "out").exists()
 
 
@@ -280,6 +281,13 @@ def test_joins_that_cannot_be(pool: Executor, tmp_path: Path) -> None:
     source = put_rows(tmp_path / "in", [(1, 2)])
     with pytest.raises(ConfigError, match="inner, left, right, outer, semi"):
         join(pool, source, source, tmp_path / "out", kind="cross")
+    with pytest.raises(ConfigError, match="fn='x' must be a function of a row of the left"):
+        join(pool, source, source, tmp_path / "out", fn="x")  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match=r"no pair of a key and a value.*row\['name'\]\.$"):
+        join(pool, put_rows(tmp_path / "odd", [1]), source, tmp_path / "out")
+    with pytest.raises(ZeroDivisionError) as raised:
+        join(pool, source, source, tmp_path / "out", fn=lambda one, two: 1 / 0)
+    assert raised.value.__notes__ == ["That was a row of the key 1 (int)."]
     with pytest.raises(ConfigError, match="broadcast=True does not go with kind='outer'"):
         join(pool, source, source, tmp_path / "out", kind="outer", broadcast=True)
     assert not (tmp_path / "out").exists()
@@ -350,6 +358,18 @@ def test_more_pairs_than_fit_into_memory_from_one_item(pool: Executor, tmp_path:
 def test_no_items_and_items_without_pairs(pool: Executor) -> None:
     assert map_reduce_by_key(pool, words, [], total).value == {}
     assert map_reduce_by_key(pool, lambda item: [], [1, 2], total).value == {}
+
+
+def test_what_is_no_function_is_refused_before_anything_runs(pool: Executor) -> None:
+    for given in ({"fn": "x"}, {"reduce_fn": None}, {"combine": 4}):
+        with pytest.raises(ConfigError, match=f"{next(iter(given.values()))!r} must be a function of"):
+            map_reduce_by_key(pool, items=[1], **({"fn": words, "reduce_fn": total} | given))  # type: ignore[arg-type]
+
+
+def test_a_value_that_cannot_travel_names_its_key(pool: Executor) -> None:
+    with pytest.raises(PackingError, match="generator") as raised:
+        map_reduce_by_key(pool, lambda item: [("a", (one for one in "b"))], [1], total)
+    assert raised.value.__notes__ == ["That was of the values of the key 'a' (str)."]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Groups and joins of tables on this machine, compared with DuckDB."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -250,10 +251,16 @@ def test_parts_and_the_greatest(pool: Executor, tmp_path: Path) -> None:
         ({"amount": "sum"}, "town", "no column 'town'"),
         ({"amont": "sum"}, "id", "'amont' that is to be aggregated is none of 'id', 'city'"),
         ({"amount": "median"}, "id", "no such function; there are sum.*use group"),
-        ({"city": "sum"}, "id", "cannot be aggregated"),
+        ({"city": "sum"}, "id", "there is no 'sum' of the column 'city', which is of type string"),
         (max, "id", r"write \{'amount': 'sum'\}"),
+        (
+            {"id": ("amount", "sum")},
+            "id",
+            r"two columns .* called 'id'.*\{'its_sum': \('amount', 'sum'\)",
+        ),
+        ({"amount": "sum"}, abs, "which columns are the key"),
         ({"amount": "sum"}, "-id", "has no direction"),
-        ({"amount": "sum"}, None, "by which columns"),
+        ({"amount": "sum"}, None, "which columns are the key.*key='country'"),
     ],
 )
 def test_mistakes_are_named(pool: Executor, tmp_path: Path, fn: Any, key: Any, says: str) -> None:
@@ -268,6 +275,16 @@ def test_mistakes_in_joins(pool: Executor, tmp_path: Path) -> None:
     right = put_table(tmp_path / "right", pa.table({"k": ["1"], "x": [1]}))
     with pytest.raises(ConfigError, match=r"'k' of the left side is of type int64.*string"):
         join(pool, left, right, tmp_path / "out", key="k", records="table")
+    for key, says, note in (
+        (("k", "x", "y"), "a tuple is the key of the left side and that of the right", ""),
+        ((["k", "x"], "k"), "of the left side is of 2 columns and that of the right one of 1", ""),
+        (("k", "z"), "no column 'z'; it has 'k', 'x'", r"the right side, whose key is 'z'.*key=\(left, right\)"),
+    ):
+        with pytest.raises(ConfigError, match=says) as raised:
+            join(pool, left, right, tmp_path / "out", key=key, records="table")
+        assert re.search(note, "".join(getattr(raised.value, "__notes__", ())))
+    with pytest.raises(ConfigError, match="value= is for rows and text"):
+        group(pool, left, tmp_path / "out", len, records="table:k", value=len)
     with pytest.raises(ConfigError, match="the right side has no files"):
         join(pool, left, str(tmp_path / "right" / "*.none"), tmp_path / "out", key="k", records="table")
     both = join(pool, left, left, tmp_path / "out", key="k", records="table")

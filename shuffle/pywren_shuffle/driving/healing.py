@@ -40,7 +40,7 @@ class Healing:
         place: str,
         *,
         run_all: Callable[[Function, Sequence[Any]], list[Any]],
-        id: str,
+        name: str,
         requests: Counter[str],
     ) -> None:
         # To open a store of files would be to make its folder.
@@ -48,7 +48,7 @@ class Healing:
         self.notices: list[str] = []
         self._exchange = exchange
         self._tier, self._place = tier, place
-        self._run_all, self._id = run_all, id
+        self._run_all, self._name = run_all, name
         self._requests = requests
         self._made: dict[str, tuple[Function, Task, Sequence[Block]]] = {}  # by which task, and what else that gave
         self._now: dict[str, Block] = {}  # what stands for each block: itself, or what was made again of it
@@ -170,7 +170,7 @@ class Healing:
         import logging
 
         self.notices.append(notice)
-        logging.getLogger("pywren_ng").warning("the sort %s: %s", self._id, notice)
+        logging.getLogger("pywren_ng").warning("the %s: %s", self._name, notice)
 
     def _tell_of(self, reasons: Sequence[str], tasks: int) -> None:
         if reasons:

@@ -3,7 +3,6 @@
 found ──► planned ──► cut ──► sampled ──► partitioned ──► (regrouped, level by level) merged ──► what was written
 """
 
-import contextlib
 import os
 import time
 from array import array
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pywren_runtime.rates import rates
 from pywren_shuffle.driving.clean import new_id
@@ -79,7 +78,8 @@ class Run:
         self.output = Output(self.exchange, self._target, self.id, format.suffix)
         at_target = beside(self._target)
         tier = at_target if intermediate is None else self.exchange.open(intermediate).url
-        self.healing = Healing(self.exchange, tier, at_target, run_all=self._all, id=self.id, requests=self.requests)
+        name = f"{self.WHAT} {self.id}"
+        self.healing = Healing(self.exchange, tier, at_target, run_all=self._all, name=name, requests=self.requests)
         self.traces = Traces(
             self.exchange, self.output, self.healing, self._host, tier=tier, is_new=is_new, listed=self.IS_SPREAD
         )

@@ -147,7 +147,7 @@ class GroupWriter:
                     self._rows_made += 1
                     yield row
             except Exception as error:
-                error.add_note(f"That was the group of the key {shown(key)}.")
+                error.add_note(f"That was the group of the key {shown(key)}, whose values come as an iterator.")
                 raise
 
     def _records(self, batches: Iterator[Batch]) -> Iterator[tuple[bytes, bytes]]:
@@ -240,7 +240,11 @@ def _dump(key: object, values: list[Any]) -> bytes:
             return data
     except (pickle.PicklingError, AttributeError, TypeError):
         pass
-    return next(pickled([(key, values)]))
+    try:
+        return next(pickled([(key, values)]))
+    except PackingError as error:
+        error.add_note(f"That was of the values of the key {shown(key)}.")
+        raise
 
 
 def _group(rows: Iterator[bytes]) -> tuple[Any, Iterator[Any]]:

@@ -97,9 +97,9 @@ class RecordPairs:
             keys, values = [key for key, _ in records], records
         else:
             odd = next(record for record in records if type(record) is not tuple or len(record) != 2)
+            more = "" if self.value else ", and with value= what goes to its group, if that is not the whole row"
             raise RecordError(
-                f"{shown(odd)} is no pair of a key and a value. Say what its key is: key=lambda row: row['name'], and"
-                " with value= what goes to its group, if that is not the whole row."
+                f"{shown(odd)} is no pair of a key and a value. Say what its key is: key=lambda row: row['name']{more}."
             )
         if self.value is not None:
             values = keys_by(self.value, records, where, "value", begin=count)

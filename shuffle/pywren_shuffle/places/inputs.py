@@ -72,7 +72,7 @@ def _in_folder(path: str) -> Iterator[Source]:
     folder = path if wild is None else path[: path.rfind("/", 0, wild.start()) + 1]
     folder = folder.rstrip("/") or "/"
     if not os.path.isdir(folder):
-        raise ConfigError(f"there is no folder {folder!r} to read from: correct the path.")
+        raise ConfigError(f"there is no file and no folder {folder!r} to read from: correct the path.")
     fits = _fitting(path[len(folder) :].lstrip("/") if wild else "")
     url = store_url(folder)
     for name, size in sorted(_walk(folder, "")):

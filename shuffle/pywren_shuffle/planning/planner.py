@@ -121,6 +121,8 @@ def make_plan(
 def _check(memory: float, partitions: int | None, together: int, levels: int | None) -> None:
     if levels is not None and levels not in range(1, _LEVELS + 1):
         raise ConfigError(f"levels={levels} should be from 1 to {_LEVELS}: how often the data is exchanged.")
+    if not isinstance(memory, int | float):
+        raise ConfigError(f"memory={memory!r} should be a number: the MB that a worker has for data.")
     if not memory >= LEAST:
         raise ConfigError(f"memory={memory} (MB for a worker's data) is too little: give it at least {LEAST}.")
     if partitions is not None and not (isinstance(partitions, int) and 1 <= partitions <= MOST_PARTS):

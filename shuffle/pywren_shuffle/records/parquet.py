@@ -33,7 +33,8 @@ class ParquetObject:
             self.schema = self._metadata.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
             raise RecordError(
-                f"{self.name} is no Parquet file that can be read ({_first(error)}): leave it out."
+                f"{self.name} is no Parquet file that can be read ({_first(error)}): leave it out, or name"
+                " its format in records=."
             ) from error
 
     @property

@@ -315,6 +315,7 @@ def _name(piece: Piece) -> str:
 
 def _no_file_of_rows(name: str) -> RecordError:
     return RecordError(
-        f"{name} is no file of rows. Make one from any iterable of Python objects: from"
-        " pywren_shuffle.records.rows_records import dump; with open(path, 'wb') as file: file.writelines(dump(rows))."
+        f"{name} is no file of rows. Of a Parquet file say records='table', of lines records='text'; or make one from"
+        " any iterable of Python objects: from pywren_shuffle.records.rows_records import dump; with open(path, 'wb')"
+        " as file: file.writelines(dump(rows))."
     )

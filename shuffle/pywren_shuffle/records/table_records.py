@@ -287,7 +287,7 @@ def _check_column(name: str, file: ParquetObject) -> None:
     if len(found) != 1:
         there = ", ".join(repr(field.name) for field in file.schema)
         how = "no column" if not found else f"{len(found)} columns"
-        raise ConfigError(f"{file.name} has {how} {name!r}; it has {there}. Correct the columns to sort by.")
+        raise ConfigError(f"{file.name} has {how} {name!r}; it has {there}. Correct the names of columns.")
     kind = _plain(file.schema.field(name).type)
     if not sortable(kind):
         raise ConfigError(f"the column {name!r} of {file.name} is of type {kind}, which has no order: leave it out.")

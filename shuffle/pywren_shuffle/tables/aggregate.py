@@ -79,14 +79,33 @@ class Aggregated:
             return self
         known = replace(self, inner=inner, record_size=inner.record_size)
         for one in self.aggregates:
+            if one.name in self.keys:
+                raise ConfigError(
+                    f"two columns of the output would be called {one.name!r}, one of them the key: name the other, as"
+                    f" in {{'its_{one.function}': ({one.column!r}, {one.function!r})}}."
+                )
             if one.function != "rows" and one.column not in inner.plain.names:
                 there = ", ".join(map(repr, inner.plain.names))
                 raise ConfigError(f"the column {one.column!r} that is to be aggregated is none of {there}.")
         try:
             schema = hashed(known._grouped(known._wanted.empty_table()), self.keys).schema
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ConfigError(f"these columns cannot be aggregated so: {error}.") from error
+            raise known._refusal(error) from error
         return replace(known, schema=schema)
+
+    def _refusal(self, error: Exception) -> ConfigError:
+        """What names the first column that cannot be aggregated so."""
+        for one in self.aggregates:
+            alone = replace(self, aggregates=(one,))
+            try:
+                alone._grouped(alone._wanted.empty_table())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                kind = self.inner.plain.field(one.column).type
+                return ConfigError(
+                    f"there is no {one.function!r} of the column {one.column!r}, which is of type {kind}. Take another"
+                    " function, or group with one of your own."
+                )
+        return ConfigError(f"these columns cannot be aggregated so: {error}.")
 
     def cut(self, source: Source, size: int, reader: Reader) -> list[Piece]:
         """See Format."""
@@ -256,6 +275,11 @@ def aggregates_of(columns: object) -> tuple[Aggregate, ...]:
 
 def table_format(records: str, key: object) -> Table:
     """The format whose columns are the key: `table:country,city`, or `table` and these in `key`."""
+    if callable(key) or (key is None and not records.partition(":")[2]):
+        raise ConfigError(
+            f"records={records!r}, key={key!r} does not say which columns are the key: write key='country', or"
+            " key=['country', 'city'] for several."
+        )
     format = cast(Table, open_format(records, key=key))
     if odd := [column.name for column in format.columns if column.descending or column.nulls_first]:
         raise ConfigError(f"{odd[0]!r} is a key here, and has no direction: leave out what says one.")

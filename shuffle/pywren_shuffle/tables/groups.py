@@ -157,7 +157,7 @@ class TableGroupsWriter:
                 try:
                     row = key, self._format.function(key, values)
                 except Exception as error:
-                    error.add_note(f"That was the group of the key {shown(key)}.")
+                    error.add_note(f"That was the group of the key {shown(key)}, whose tables come as an iterator.")
                     raise
                 deque(values, 0)  # what the function has not looked at
                 self._made += 1

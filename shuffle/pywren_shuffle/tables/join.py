@@ -65,10 +65,7 @@ class TableJoin:
     def prepare(self, sources: Sequence[Source], reader: Reader) -> "TableJoin":
         """See Format."""
         of = [[source for source in sources if side_of(source) == side] for side in (LEFT, RIGHT)]
-        sides = tuple(side.prepare(some, reader) for side, some in zip(self.sides, of, strict=True))
-        for side, name in zip(sides, ("left", "right"), strict=True):
-            if side.schema is None:
-                raise ConfigError(f"the {name} side has no files, so nobody knows its columns: correct its place.")
+        sides = tuple(map(_prepared, ("left", "right"), self.sides, of, [reader] * 2))
         keys = [[column.name for column in side.columns] for side in sides]
         pairing = pairing_of(self.kind, self.first, keys, [side.plain for side in sides])
         return replace(self, sides=cast("tuple[Table, Table]", sides), pairing=pairing)
@@ -104,6 +101,22 @@ class TableJoin:
     def writer(self) -> "JoinWriter":
         """See Format."""
         return JoinWriter(self)
+
+
+def _prepared(name: str, side: Table, sources: Sequence[Source], reader: Reader) -> Table:
+    """One side of a join, with what was learned of its files."""
+    try:
+        found = side.prepare(sources, reader)
+    except ConfigError as error:
+        keys = ", ".join(repr(column.name) for column in side.columns)
+        error.add_note(
+            f"That is the {name} side, whose key is {keys}. Where sides differ: key=(left, right); several columns of a"
+            " side are a list."
+        )
+        raise
+    if found.schema is None:
+        raise ConfigError(f"the {name} side has no files, so nobody knows its columns: correct its place.")
+    return found
 
 
 class JoinWriter:

@@ -151,6 +151,11 @@ class Pairing:
 def pairing_of(kind: str, first: int, keys: Sequence[Sequence[str]], schemas: Sequence[Any]) -> Pairing:
     """How tables of these schemas are joined; ConfigError for keys that cannot be compared."""
     types = []
+    if len(keys[LEFT]) != len(keys[RIGHT]):
+        raise ConfigError(
+            f"the key of the left side is of {len(keys[LEFT])} columns and that of the right one of {len(keys[RIGHT])}:"
+            " name as many for both."
+        )
     for one, two in zip(*keys, strict=True):
         kinds = [schema.field(name).type for schema, name in zip(schemas, (one, two), strict=True)]
         try:
