@@ -8,6 +8,8 @@ KEYS = "tests/unit/test_keys.py"
 ROWS = "tests/system/test_groups.py"
 TABLES = "tests/system/test_table_groups.py"
 WAYS = "tests/contract/test_groups_everywhere.py"
+PLANS = "tests/system/test_group_plans.py"
+LOST = "tests/system/test_redis_groups.py"
 MEMORY = "scripts/bench/group_memory.py"
 BENCH = "scripts/bench/group.py"
 
@@ -40,6 +42,8 @@ CLAIMS = [
     tests("5c", ROWS, "groups, joins and MapReduce of rows; words of 1,000 files"),
     tests("5d", KEYS, "equal keys, and no others, are one group"),
     tests("5e", WAYS, "the same calls here and on Lambda"),
+    tests("5i", PLANS, "plans of groups and joins beside what was asked, counted at a proxy"),
+    tests("5j", LOST, "groups and joins on Redis: full, evicted, restarted, gone"),
     limited("5f", "group", "one key with 10 million values, 128 MB"),
     limited("5g", "join", "10^5 × 10^2 rows of one key, 128 MB"),
     limited("5h", "tables", "the same join of tables, 128 MB"),
