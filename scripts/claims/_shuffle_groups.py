@@ -42,11 +42,11 @@ CLAIMS = [
     tests("5c", ROWS, "groups, joins and MapReduce of rows; words of 1,000 files"),
     tests("5d", KEYS, "equal keys, and no others, are one group"),
     tests("5e", WAYS, "the same calls here and on Lambda"),
-    tests("5i", PLANS, "plans of groups and joins beside what was asked, counted at a proxy"),
-    tests("5j", LOST, "groups and joins on Redis: full, evicted, restarted, gone"),
     limited("5f", "group", "one key with 10 million values, 128 MB"),
     limited("5g", "join", "10^5 × 10^2 rows of one key, 128 MB"),
     limited("5h", "tables", "the same join of tables, 128 MB"),
+    tests("5i", PLANS, "plans of groups and joins beside what was asked, counted at a proxy"),
+    tests("5j", LOST, "groups and joins on Redis: full, evicted, restarted, gone"),
     fast("6c", "10 million rows by key, beside dask.bag", "≥ 3× dask.bag"),
     fast("6d", "10 million rows of a table, beside DuckDB", "≤ 2× DuckDB, one thread"),
 ]

@@ -145,15 +145,19 @@ class Healing:
             f" {self._place}: {reason}"
         )
         for run, keys in groupby(gone, lambda key: self._made[key][0]):
-            lost = list({made[2][0].key: made[1:] for made in map(self._made.__getitem__, keys)}.values())
-            for (_, had), made in zip(lost, self.run(run, [self._elsewhere(task) for task, _ in lost]), strict=True):
+            lost = {had[0].key: (task, had) for _, task, had in map(self._made.__getitem__, keys)}  # each task once
+            again = self.run(run, [self._elsewhere(task) for task, _ in lost.values()])
+            for (_, had), made in zip(lost.values(), again, strict=True):
                 self._put_instead(had, blocks_of(made))
 
     def _put_instead(self, had: Sequence[Block], made: Sequence[Block]) -> None:
         """Let these stand for those, of which some are gone."""
         self._requests.update(sum((block.requests for block in made), Counter()))
         if list(map(_slices, had)) != list(map(_slices, made)):
-            raise BlocksLost(f"what {had[0].key!r} is made of came out otherwise when it was made again")
+            raise BlocksLost(
+                f"{had[0].key!r} came out otherwise when it was made again: a function of yours gives something else"
+                " each time that it runs, or the input was changed"
+            )
         self._now.update((old.key, new) for old, new in zip(had, made, strict=True) if old.store == self._tier)
 
     def _elsewhere(self, task: Task) -> Task:
