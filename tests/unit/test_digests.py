@@ -74,10 +74,10 @@ def test_large_ones_do_and_hash_as_well(tmp_path: Path) -> None:
     assert few.sums([0, 50, 100]) != many.sums([0, 50, 100])
 
 
-def test_sorts_of_tables_import_no_pandas(tmp_path: Path) -> None:
-    table = pa.table({"k": [3, None, 1], "s": ["a", None, "x" * 300], "b": [True, None, False], "l": [[1], None, []]})
+def test_tables_are_sorted_grouped_and_joined_without_pandas(tmp_path: Path) -> None:
+    table = pa.table({"k": [3.0, None, 1.0], "s": ["a", None, "x" * 300], "b": [True, None, False], "n": [1, 2, None]})
     pq.write_table(table, tmp_path / "in")
-    assert "pandas" not in imported(tmp_path, "table:k,-s,b,nulls=first")
+    assert "pandas" not in imported(tmp_path, "table:k,-s,b,nulls=first", SORT + GROUPS)
 
 
 SORT = """
@@ -86,13 +86,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pywren_shuffle.sort import sort
 with ThreadPoolExecutor(2) as pool:
     sort(pool, sys.argv[1] + "/in", sys.argv[1] + "/out", records=sys.argv[2], partitions=2)
+"""
+GROUPS = """
+from pywren_shuffle.group import distinct, group, reduce_by_key
+from pywren_shuffle.join import join
+def count(key, tables):
+    return sum(map(len, tables))
+with ThreadPoolExecutor(2) as pool:
+    source, target = sys.argv[1] + "/in", sys.argv[1] + "/"
+    group(pool, source, target + "group", count, records="table:k,s")
+    distinct(pool, source, target + "distinct", records="table")
+    reduce_by_key(pool, source, target + "reduce", {"n": "sum", "m": ("n", "mean")}, records="table:k,b")
+    join(pool, source, source, target + "join", records="table:k")
+    join(pool, source, source, target + "outer", records="table:k,s", kind="outer", broadcast=False)
+"""
+SAID = """
 print([name for name in ("numpy", "pandas") if name in sys.modules])
 """
 
 
-def imported(folder: Path, records: str) -> str:
-    """Which of numpy and pandas a sort of `in` there has imported."""
-    command = [sys.executable, "-c", SORT, str(folder), records]
+def imported(folder: Path, records: str, script: str = SORT) -> str:
+    """Which of numpy and pandas a script has imported that sorts `in` there, and may do more."""
+    command = [sys.executable, "-c", script + SAID, str(folder), records]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

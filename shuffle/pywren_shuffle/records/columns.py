@@ -1,7 +1,8 @@
 """Many rows of a table at once, with pyarrow: their order by columns, a hash of each, how many bytes they have.
 
-pyarrow imports pandas, if there is one, as soon as it makes an array of Python or numpy values, or the other way round:
-0.2 s and 40 MB in each worker. So values pass between it and numpy as buffers.
+pyarrow imports pandas, if there is one, as soon as it makes an array or a scalar of Python or numpy values, or the
+other way round, or imports pyarrow.dataset: 0.2 s and 40 MB in each worker. So values pass between it and numpy as
+buffers.
 
 Only record formats import this module, and with it pyarrow and numpy.
 """
@@ -23,13 +24,18 @@ from pywren_shuffle.records.keyed import Order, hashes
 __all__ = [
     "Column",
     "are_ordered",
+    "are_true",
     "array_of",
+    "by_keys",
     "key_of",
     "row_hashes",
+    "scalar_of",
     "size_of",
     "sortable",
     "stable_order",
     "sums_between",
+    "values_of",
+    "width_of",
 ]
 
 Array = Any  # pyarrow and numpy say less about theirs than these functions need
@@ -64,7 +70,7 @@ def stable_order(table: Array, columns: Sequence[Column]) -> Array:
         arrays.append(values)
         keys.append((str(len(keys)), "descending" if column.descending else "ascending"))
     table = pa.Table.from_arrays(arrays, [name for name, _ in keys])
-    return _values(pc.sort_indices(table, sort_keys=keys), np.uint64)
+    return values_of(pc.sort_indices(table, sort_keys=keys), np.uint64)
 
 
 def key_of(table: Array, index: int, columns: Sequence[Column]) -> tuple[Any, ...]:
@@ -86,8 +92,8 @@ def are_ordered(table: Array, columns: Sequence[Column]) -> bool:
         ranks = _ranks(values, column)
         above, below = values.slice(0, len(values) - 1), values.slice(1)
         compared = np.abs(ranks[1:]) == _VALUE
-        lower = _true(pc.greater(below, above) if column.descending else pc.less(below, above))
-        alike = (ranks[1:] == ranks[:-1]) & (~compared | _true(pc.equal(below, above)))
+        lower = are_true(pc.greater(below, above) if column.descending else pc.less(below, above))
+        alike = (ranks[1:] == ranks[:-1]) & (~compared | are_true(pc.equal(below, above)))
         wrong &= alike
         wrong |= (ranks[1:] < ranks[:-1]) | ((ranks[1:] == ranks[:-1]) & compared & lower)
     return not wrong.any()
@@ -107,6 +113,20 @@ def sums_between(hashes: Array, cuts: Sequence[int]) -> list[int]:
     return [(stop - start) & MASK for start, stop in pairwise(map(int, totals[list(cuts)]))]
 
 
+def by_keys(table: Array, keys: Sequence[str], calls: Sequence[tuple[Any, str]], names: Sequence[str]) -> Array:
+    """What `table.group_by(keys).aggregate(calls)` gives, with these names for the results."""
+    from pyarrow import _acero as acero  # what is public imports pyarrow.dataset, too
+
+    made = [f"result {number}" for number in range(len(calls))]
+    wanted = [(column, f"hash_{function}", None, name) for (column, function), name in zip(calls, made, strict=True)]
+    steps = [
+        acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
+        acero.Declaration("aggregate", acero.AggregateNodeOptions(wanted, keys=list(keys))),
+    ]
+    found = acero.Declaration.from_sequence(steps).to_table(use_threads=False)
+    return found.select([*keys, *made]).rename_columns([*keys, *names])
+
+
 def size_of(array: Array) -> int:
     """How many bytes the values have, wherever they lie: a sum over the values."""
     kind = array.type
@@ -122,7 +142,7 @@ def size_of(array: Array) -> int:
         return size_of(array.flatten())
     if _is_binary(kind):
         return pc.sum(pc.binary_length(_comparable(array))).as_py() or 0
-    return len(array) * max(1, _width(kind))
+    return len(array) * max(1, width_of(kind))
 
 
 def array_of(values: Array) -> Array:
@@ -132,7 +152,12 @@ def array_of(values: Array) -> Array:
     )
 
 
-def _values(array: Array, dtype: Array) -> Array:
+def scalar_of(value: float, dtype: str) -> Array:
+    """A number as pyarrow's functions take it; `dtype` is numpy's."""
+    return array_of(np.array([value], dtype))[0]
+
+
+def values_of(array: Array, dtype: Array) -> Array:
     """And the other way round; below a null lies anything."""
     if not len(array):
         return np.empty(0, dtype)
@@ -142,7 +167,7 @@ def _values(array: Array, dtype: Array) -> Array:
 
 
 def _bools(array: Array) -> Array:
-    return _values(array.cast(pa.uint8()), np.bool_)
+    return values_of(array.cast(pa.uint8()), np.bool_)
 
 
 def _comparable(values: Array) -> Array:
@@ -159,13 +184,13 @@ def _ranks(values: Array, column: Column) -> Array:
     """Of each value whether it is one, NaN or null, as numbers that sort so."""
     ranks = np.full(len(values), _VALUE, np.int8)
     if types.is_floating(values.type):
-        ranks[_true(pc.is_nan(values))] = _NAN
+        ranks[are_true(pc.is_nan(values))] = _NAN
     if values.null_count:
-        ranks[_true(pc.is_null(values))] = _NULL
+        ranks[are_true(pc.is_null(values))] = _NULL
     return -ranks if column.nulls_first else ranks
 
 
-def _true(mask: Array) -> Array:
+def are_true(mask: Array) -> Array:
     """Where a mask is true, and neither false nor null."""
     return _bools(mask) & _bools(mask.is_valid()) if mask.null_count else _bools(mask)
 
@@ -201,7 +226,7 @@ def _value_hashes(array: Array) -> Array:
         return mixed(_bools(array).astype(np.uint64))
     if types.is_null(kind):
         return np.zeros(len(array), np.uint64)
-    if width := _width(kind):
+    if width := width_of(kind):
         return _combined(_words(array, width), len(array))
     return _numbers(hashes([repr(value).encode() for value in array.to_pylist()]), len(array))
 
@@ -218,7 +243,7 @@ def _words(array: Array, width: int) -> Iterable[Array]:
 
 
 def _list_hashes(array: Array) -> Array:
-    lengths = _values(pc.list_value_length(array).cast(pa.int64()), np.int64)
+    lengths = values_of(pc.list_value_length(array).cast(pa.int64()), np.int64)
     if array.null_count:
         lengths = np.where(_bools(array.is_valid()), lengths, 0)
     ends = np.cumsum(lengths)
@@ -267,7 +292,7 @@ def _is_binary(kind: Array) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _width(kind: Array) -> int:
+def width_of(kind: Array) -> int:
     """Bytes of a value of fixed width, 0 for a type without a fixed width."""
     try:
         return -(-int(kind.bit_width) // 8)

@@ -18,6 +18,7 @@ from pywren_runtime.stores import Buffer
 from pywren_shuffle.keys import edges
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source, open_format
+from pywren_shuffle.records.columns import by_keys
 from pywren_shuffle.records.parquet import GroupWriter
 from pywren_shuffle.records.table_records import Table
 from pywren_shuffle.sizes import MEMORY
@@ -88,7 +89,7 @@ class Aggregated:
                 there = ", ".join(map(repr, inner.plain.names))
                 raise ConfigError(f"the column {one.column!r} that is to be aggregated is none of {there}.")
         try:
-            schema = hashed(known._grouped(known._wanted.empty_table()), self.keys).schema
+            schema = hashed(known._grouped(pa.Table.from_batches([], known._wanted)), self.keys).schema
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise known._refusal(error) from error
         return replace(known, schema=schema)
@@ -98,7 +99,7 @@ class Aggregated:
         for one in self.aggregates:
             alone = replace(self, aggregates=(one,))
             try:
-                alone._grouped(alone._wanted.empty_table())
+                alone._grouped(pa.Table.from_batches([], alone._wanted))
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 kind = self.inner.plain.field(one.column).type
                 return ConfigError(
@@ -184,12 +185,12 @@ class Aggregated:
         calls = [
             ([], "count_all") if function == "rows" else (column, function) for column, function in self._parts.values()
         ]
-        return _by(table, self.keys, calls, list(self._parts))
+        return by_keys(table, self.keys, calls, list(self._parts))
 
     def _again(self, table: Any) -> Any:
         """Partial aggregates as fewer of them."""
         calls = [(name, AGAIN[function]) for name, (_, function) in self._parts.items()]
-        return _by(table, self.keys, calls, list(self._parts))
+        return by_keys(table, self.keys, calls, list(self._parts))
 
     def again(self, table: Any) -> Any:
         """Partial aggregates, with their hashes, as fewer of them."""
@@ -229,7 +230,7 @@ class AggregateWriter:
         if file is None and self._format.schema is None:
             return
         if file is None:
-            file = GroupWriter(self._format.finished(self._format.schema.empty_table()).schema, "snappy")
+            file = GroupWriter(self._format.finished(pa.Table.from_batches([], self._format.schema)).schema, "snappy")
         yield from self._counted(file.close())
 
     def _complete(self, batches: Iterator[Batch]) -> Iterator[Any]:
@@ -289,10 +290,3 @@ def table_format(records: str, key: object) -> Table:
 def names_of(format: Table) -> tuple[str, ...]:
     """The columns that are the key."""
     return tuple(column.name for column in format.columns)
-
-
-def _by(table: Any, keys: Sequence[str], calls: Sequence[tuple[Any, str]], names: Sequence[str]) -> Any:
-    """pyarrow's group_by, with these names for the results."""
-    found = table.group_by(list(keys), use_threads=False).aggregate(list(calls))
-    made = ["count_all" if function == "count_all" else f"{column}_{function}" for column, function in calls]
-    return pa.table([found[name] for name in [*keys, *made]], [*keys, *names])

@@ -23,6 +23,7 @@ from pywren_runtime.stores import Buffer
 from pywren_shuffle.keys import edges
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
+from pywren_shuffle.records.columns import are_true, array_of, by_keys
 from pywren_shuffle.records.keyed import shown
 from pywren_shuffle.records.rows_records import dump
 from pywren_shuffle.records.table_records import Table
@@ -54,16 +55,17 @@ class FirstRows(Aggregated):
         return self.inner.plain
 
     def _grouped(self, table: Any) -> Any:
-        return self._again(table.append_column(ROWS, pa.array(np.ones(len(table), np.int64))))
+        return self._again(table.append_column(ROWS, array_of(np.ones(len(table), np.int64))))
 
     def _again(self, table: Any) -> Any:
         names = [str(number) for number in range(len(self.keys))]
         plain = pa.table(
-            [*(alike(table[name]) for name in self.keys), np.arange(len(table)), table[ROWS]], [*names, PLACE, ROWS]
+            [*(alike(table[name]) for name in self.keys), array_of(np.arange(len(table))), table[ROWS]],
+            [*names, PLACE, ROWS],
         )
-        found = plain.group_by(names, use_threads=False).aggregate([(PLACE, "min"), (ROWS, "sum")])
-        taken = table.take(found[f"{PLACE}_min"])
-        return taken.set_column(taken.schema.get_field_index(ROWS), ROWS, found[f"{ROWS}_sum"])
+        found = by_keys(plain, names, [(PLACE, "min"), (ROWS, "sum")], [PLACE, ROWS])
+        taken = table.take(found[PLACE])
+        return taken.set_column(taken.schema.get_field_index(ROWS), ROWS, found[ROWS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +187,9 @@ class TableGroupsWriter:
         keys, begin = self._format.keys, first[3]
         for number, (_, mixed, _, table) in enumerate(chain((first,), more)):
             if mixed:
-                others = differ(table, begin.take(np.zeros(len(table), np.int64)), keys)
-                aside.put(table.filter(others))
-                table = table.filter(~others)
+                others = differ(table, begin.take(array_of(np.zeros(len(table), np.int64))), keys)
+                aside.put(table.take(array_of(np.flatnonzero(others))))
+                table = table.take(array_of(np.flatnonzero(~others)))
             elif number and differ(table.slice(0, 1), begin.slice(0, 1), keys)[0]:
                 aside.put(table)
                 continue
@@ -228,5 +230,5 @@ def differ(one: Any, other: Any, keys: Sequence[str]) -> Any:
         if pa.types.is_floating(left.type):
             equal = pc.or_kleene(equal, pc.and_(pc.is_nan(left), pc.is_nan(right)))
         both = pc.and_(pc.is_null(left), pc.is_null(right))
-        found |= ~np.asarray(pc.or_(pc.fill_null(equal, False), both))
+        found |= ~are_true(pc.or_kleene(equal, both))
     return found

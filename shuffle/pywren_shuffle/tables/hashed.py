@@ -21,7 +21,7 @@ from pywren_runtime.errors import RecordError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Piece, Reader
-from pywren_shuffle.records.columns import row_hashes, size_of, sums_between
+from pywren_shuffle.records.columns import array_of, row_hashes, scalar_of, size_of, sums_between, values_of, width_of
 from pywren_shuffle.records.parquet import ParquetObject
 from pywren_shuffle.records.table_records import BLOCK, HEAD
 from pywren_shuffle.records.vectors import stable_order
@@ -35,15 +35,16 @@ Table = Any
 def hashed(table: Table, keys: Sequence[str]) -> Table:
     """The same table with the hash of its key columns in front."""
     plain = pa.table([alike(table[name]) for name in keys], [str(number) for number in range(len(keys))])
-    return table.add_column(0, pa.field(HASH, pa.uint64(), nullable=False), pa.array(row_hashes(plain)))
+    return table.add_column(0, pa.field(HASH, pa.uint64(), nullable=False), array_of(row_hashes(plain)))
 
 
 def alike(values: Any) -> Any:
     """The same values, of which equal ones are the same bytes."""
     if not types.is_floating(values.type):
         return values
-    values = pc.add(values, pa.scalar(0.0, values.type))  # -0.0 + 0.0 is 0.0
-    return pc.if_else(pc.is_nan(values), pa.scalar(float("nan"), values.type), values)
+    dtype = f"f{width_of(values.type)}"
+    values = pc.add(values, scalar_of(0.0, dtype))  # -0.0 + 0.0 is 0.0
+    return pc.if_else(pc.is_nan(values), scalar_of(float("nan"), dtype), values)
 
 
 def some_columns(pieces: Sequence[Piece], reader: Reader, schema: Any) -> Iterator[Any]:
@@ -91,7 +92,7 @@ class HashedBatch:
     def hashes(self) -> Any:
         """The first column, as numbers."""
         if self._hashes is None:
-            self._hashes = self.table.column(0).to_numpy()
+            self._hashes = values_of(self.table.column(0), np.uint64)
         return self._hashes
 
     @property
@@ -104,7 +105,7 @@ class HashedBatch:
         found = self.hashes
         order = stable_order(lambda _, index: found.copy() if index is None else found[index], 64, len(self))
         known = None if self._known is None else self._known[order]
-        return HashedBatch(self.table.take(pa.array(order)), order, known)
+        return HashedBatch(self.table.take(array_of(order)), order, known)
 
     def key(self, index: int) -> bytes:
         """See Batch."""
@@ -160,7 +161,7 @@ def decoded(data: memoryview, schema: Any) -> tuple[HashedBatch, int]:
 def joined(batches: Iterable[Batch], schema: Any) -> HashedBatch:
     """See `Format.join`."""
     tables = [cast(HashedBatch, batch).table for batch in batches]
-    return HashedBatch(pa.concat_tables(tables) if tables else schema.empty_table())
+    return HashedBatch(pa.concat_tables(tables) if tables else pa.Table.from_batches([], schema))
 
 
 def seen(tally: Tally, batch: HashedBatch) -> Tally:

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 from pywren_runtime.errors import ConfigError
@@ -22,6 +23,7 @@ from pywren_shuffle.keys import edges
 from pywren_shuffle.objects.joining import HELD, LEFT, RIGHT, side_of
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
+from pywren_shuffle.records.columns import array_of, scalar_of, values_of
 from pywren_shuffle.records.parquet import GroupWriter
 from pywren_shuffle.records.table_records import Table
 from pywren_shuffle.sizes import MEMORY
@@ -177,10 +179,10 @@ class JoinWriter:
             table = own.table
             del batch, own
             yield from self._without_key(table)
-            table = table.filter(pa.compute.less(table[SIDE], ALONE))
+            table = table.filter(pc.less(table[SIDE], scalar_of(ALONE, "i1")))
             if not len(table):
                 continue
-            hashes = table.column(0).to_numpy()
+            hashes = values_of(table.column(0), np.uint64)
             begin = 0
             if run is not None:
                 begin = int(np.searchsorted(hashes, run.hash, "right"))
@@ -197,7 +199,7 @@ class JoinWriter:
 
     def _without_key(self, table: Any) -> Iterator[Any]:
         for side in (LEFT, RIGHT):
-            some = table.filter(pa.compute.equal(table[SIDE], side + ALONE))
+            some = _of_side(table, side + ALONE)
             if len(some):
                 yield from self._pairing.alone(side, self._pairing.of(some, side))
 
@@ -209,7 +211,7 @@ class JoinWriter:
         yield from self._pairing.alone(1 - first, others)
 
     def _of(self, table: Any, side: int) -> Some:
-        return self._pairing.of(table.filter(pa.compute.equal(table[SIDE], side)), side)
+        return self._pairing.of(_of_side(table, side), side)
 
 
 def beside_tables(
@@ -236,13 +238,13 @@ class _Run:
     def more(self, table: Any) -> Iterator[Any]:
         """The next rows; what is already known of the output."""
         first = self._pairing.first
-        for held in self._cut(table.filter(pa.compute.equal(table[SIDE], first))):
+        for held in self._cut(_of_side(table, first)):
             if not self._tables or sum(some.nbytes for some in self._tables) + held.nbytes <= self._room:
                 self._tables.append(held)
             else:
                 self._beyond = self._beyond or tempfile.TemporaryFile()
                 put(held, self._beyond)
-        others = table.filter(pa.compute.equal(table[SIDE], 1 - first))
+        others = _of_side(table, 1 - first)
         if len(others) and self._beyond is None:
             found = self._pairing.of(others, 1 - first)
             yield from self._pairing.matched(self._all_held(), found)
@@ -268,11 +270,11 @@ class _Run:
             return
         step = max(1, len(table) * self._room // table.nbytes)
         for start in range(0, len(table), step):
-            yield table.take(np.arange(start, min(start + step, len(table))))
+            yield table.take(array_of(np.arange(start, min(start + step, len(table)))))
 
     def _all_held(self) -> Some:
         if self._held is None:
-            tables = self._tables or [self._pairing.between.empty_table()]
+            tables = self._tables or [pa.Table.from_batches([], self._pairing.between)]
             self._held = self._pairing.of(pa.concat_tables(tables), self._pairing.first)
         return self._held
 
@@ -304,3 +306,7 @@ class _Run:
             tables.append(table)
         if tables:
             yield self._pairing.of(pa.concat_tables(tables), self._pairing.first)
+
+
+def _of_side(table: Any, side: int) -> Any:
+    return table.filter(pc.equal(table[SIDE], scalar_of(side, "i1")))

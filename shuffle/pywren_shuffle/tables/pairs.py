@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pywren_runtime.errors import ConfigError
 from pywren_shuffle.objects.joining import LEFT, RIGHT
-from pywren_shuffle.records.columns import row_hashes
+from pywren_shuffle.records.columns import are_true, array_of, by_keys, row_hashes, values_of
 from pywren_shuffle.tables.hashed import HASH, alike
 
 __all__ = ["ALONE", "SIDE", "Pairing", "Some", "pairing_of"]
@@ -67,7 +67,7 @@ class Pairing:
         """Rows of one side as they lie between the phases; `place` is where they begin, for those that have no key."""
         if self.kind == "semi" and side == RIGHT:  # that there is such a key is all that counts
             names = list(self.names[RIGHT])
-            some = table.select(names).group_by(names, use_threads=False).aggregate([])
+            some = by_keys(table.select(names), names, [], [])
             table = pa.table(
                 [some[f.name] if f.name in names else pa.nulls(len(some), f.type) for f in self.plain[RIGHT]],
                 schema=self.plain[RIGHT],
@@ -76,13 +76,13 @@ class Pairing:
         hashes = row_hashes(pa.table(keys, [str(number) for number in range(len(keys))]))
         null = np.zeros(len(table), bool)
         for key in keys:
-            null |= np.asarray(pc.is_null(key))
+            null |= are_true(pc.is_null(key))
         places = np.arange(place, place + len(table), dtype=np.uint64)
         hashes = np.where(null, (places + np.uint64(1)) * SEED, hashes)  # all over the partitions
         own = list(table.columns)
         other = [pa.nulls(len(table), field.type) for field in self.plain[1 - side]]
-        sides = pa.array(np.where(null, side + ALONE, side).astype(np.int8))
-        return pa.table([pa.array(hashes), sides, *(own + other if side == LEFT else other + own)], schema=self.between)
+        sides = array_of(np.where(null, side + ALONE, side).astype(np.int8))
+        return pa.table([array_of(hashes), sides, *(own + other if side == LEFT else other + own)], schema=self.between)
 
     def of(self, table: Any, side: int) -> Some:
         """Rows that lie between the phases, all of one side, as some that can be matched."""
@@ -90,7 +90,7 @@ class Pairing:
         begin = 2 + width * (side == RIGHT)
         own = table.select(list(range(begin, begin + len(self.plain[side])))).rename_columns(self.plain[side].names)
         keys = tuple(self._key(own, side, number) for number in range(len(self.types)))
-        return Some(own, keys, table.column(0).to_numpy(), np.zeros(len(own), bool))
+        return Some(own, keys, values_of(table.column(0), np.uint64), np.zeros(len(own), bool))
 
     def matched(self, held: Some, others: Some) -> Iterator[Any]:
         """The output's rows for pairs of equal keys, and marks on both; `held` is in the order of hashes."""
@@ -126,11 +126,11 @@ class Pairing:
     def _equal(self, held: Some, ours: Any, others: Some, theirs: Any) -> Any:
         found = np.ones(len(ours), bool)
         for mine, other in zip(held.keys, others.keys, strict=True):
-            one, two = mine.take(pa.array(ours)), other.take(pa.array(theirs))
+            one, two = mine.take(array_of(ours)), other.take(array_of(theirs))
             equal = pc.equal(one, two)
             if pa.types.is_floating(one.type):
                 equal = pc.or_(equal, pc.and_(pc.is_nan(one), pc.is_nan(two)))
-            found &= np.asarray(pc.fill_null(equal, False))
+            found &= are_true(equal)
         return found
 
     def _rows(self, held: Some | None, ours: Any, others: Some | None, theirs: Any) -> Any:
@@ -143,7 +143,7 @@ class Pairing:
             values = None
             for (some, rows), place in zip(sides, places, strict=True):
                 if some is not None and place is not None and values is None:
-                    values = some.table.column(place).take(pa.array(rows)).cast(field.type)
+                    values = some.table.column(place).take(array_of(rows)).cast(field.type)
             made.append(pa.nulls(count, field.type) if values is None else values)
         return pa.table(made, schema=self.schema)
 
