@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 from pywren_runtime.errors import RecordError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.records import Piece, Reader, Source
+from pywren_shuffle.records.columns import width_of
 
 __all__ = ["GroupWriter", "ParquetObject"]
 
-ROWS = 16 << 10  # decoded together
+ROWS = 16 << 10  # decoded together at least, and
+TOGETHER = 1 << 20  # bytes of them, about: a batch costs something, however few it has
+WIDE = 64  # bytes of a value of no fixed width, where they are counted so
 WHOLE = 32 << 20  # bytes of a row group that is fetched at once; a larger one is read page by page
 GROUP = 32 << 20  # bytes of rows in memory that become a row group
 PAGES = 1 << 20  # bytes read together of a large row group
@@ -75,9 +78,10 @@ class ParquetObject:
             buffer_size=0 if whole else PAGES,
             page_checksum_verification=True,
         )
+        rows = _rows_together(file.schema_arrow, columns)
         at = 0
         try:
-            for batch in file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False):
+            for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
                 if at + len(batch) > start:
                     yield batch.slice(max(0, start - at), min(stop, at + len(batch)) - max(start, at))
                 at += len(batch)
@@ -87,6 +91,12 @@ class ParquetObject:
             raise RecordError(
                 f"row group {group} of {self.name} is damaged ({_first(error)}): make that file anew."
             ) from error
+
+
+def _rows_together(schema: Any, columns: Sequence[str] | None) -> int:
+    """How many rows are decoded at a time."""
+    kinds = [field.type for field in schema if columns is None or field.name in columns]
+    return max(ROWS, TOGETHER // max(1, sum(width_of(kind) or WIDE for kind in kinds)))
 
 
 class GroupWriter:
