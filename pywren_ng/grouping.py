@@ -53,13 +53,12 @@ class Grouping(Sorting):
         A record's key is `key(record)`, and what the function gets of it is `value(record)`, or all of it; without
         `key`, records are pairs of a key and a value. Of a table, the function gets an iterator of tables.
         """
+        places = self._read(source, records)
         from pywren_shuffle.group import group
 
         place = self._place(target)
         how = self._how(place, partitions, memory, overwrite, intermediate)
-        return self._told(
-            target, group(self._own, self._all(source), place, fn, records=records, key=key, value=value, how=how)
-        )
+        return self._told(target, group(self._own, places, place, fn, records=records, key=key, value=value, how=how))
 
     def reduce_by_key(
         self,
@@ -80,13 +79,14 @@ class Grouping(Sorting):
         Values are combined where they are read, and again where they meet. Of a table, `fn` says what becomes of
         columns: `{"amount": "sum"}`, or `{"total": ("amount", "sum")}`; the output is a table, too.
         """
+        places = self._read(source, records)
         from pywren_shuffle.group import reduce_by_key
 
         place = self._place(target)
         how = self._how(place, partitions, memory, overwrite, intermediate)
         return self._told(
             target,
-            reduce_by_key(self._own, self._all(source), place, fn, records=records, key=key, value=value, how=how),
+            reduce_by_key(self._own, places, place, fn, records=records, key=key, value=value, how=how),
         )
 
     def distinct(
@@ -102,11 +102,12 @@ class Grouping(Sorting):
         intermediate: str | None = None,
     ) -> "Reduced[None]":
         """Each record once; with `key`, the first record of each key."""
+        places = self._read(source, records)
         from pywren_shuffle.group import distinct
 
         place = self._place(target)
         how = self._how(place, partitions, memory, overwrite, intermediate)
-        return self._told(target, distinct(self._own, self._all(source), place, records=records, key=key, how=how))
+        return self._told(target, distinct(self._own, places, place, records=records, key=key, how=how))
 
     def join(
         self,
@@ -130,14 +131,14 @@ class Grouping(Sorting):
         for left and right. With `broadcast`, the smaller side goes to every worker: by default where it fits. Among
         rows, None is equal to None; in a table a null is equal to nothing, as in SQL.
         """
+        places = self._read(left, records), self._read(right, records)
         from pywren_shuffle.join import join
 
         place = self._place(target)
         how = self._how(place, partitions, memory, overwrite, intermediate)
         joined = join(
             self._own,
-            self._all(left),
-            self._all(right),
+            *places,
             place,
             kind=kind,
             key=key,
@@ -160,13 +161,12 @@ class Grouping(Sorting):
         intermediate: str | None = None,
     ) -> "Reduced[None]":
         """The same records in the same order, in so many parts of about the same size; any format of `sort`."""
+        places = self._read(source, records)
         from pywren_shuffle.even import repartition
 
         place = self._place(target)
         how = self._how(place, None, memory, overwrite, intermediate)
-        return self._told(
-            target, repartition(self._own, self._all(source), place, partitions, records=records, how=how)
-        )
+        return self._told(target, repartition(self._own, places, place, partitions, records=records, how=how))
 
     def top_k(
         self,
@@ -179,13 +179,12 @@ class Grouping(Sorting):
         memory: float | None = None,
     ) -> "list[object] | Table":
         """The k greatest records, or smallest, in that order: a list, or of a table a pyarrow.Table."""
+        places = self._read(source, records)
         from pywren_shuffle.even import top_k
         from pywren_shuffle.group import How
 
         how = How(memory=usable(memory, self._premises()))
-        found: list[object] = top_k(
-            self._own, self._all(source), k, records=records, key=key, smallest=smallest, how=how
-        )
+        found: list[object] = top_k(self._own, places, k, records=records, key=key, smallest=smallest, how=how)
         return found
 
     @overload
@@ -257,10 +256,13 @@ class Grouping(Sorting):
     def _place(self, target: Place) -> str:
         return seen(target, self._premises())
 
-    def _all(self, source: Places) -> list[str]:
+    def _read(self, source: Places, records: str) -> list[str]:
+        """The places as workers can reach them, who begin where they can."""
         premises = self._premises()
         places = [source] if isinstance(source, str | os.PathLike) else source
-        return [seen(place, premises) for place in places]
+        found = [seen(place, premises) for place in places]
+        self._begin(records, found)
+        return found
 
     def _how(
         self,

@@ -127,9 +127,10 @@ class Sorting:
         an S3 prefix. What Redis does not take or loses is made again beside the output, and `notices` of the result
         say so. A password is in REDISCLI_AUTH, also in the environment of workers.
         """
+        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
+        self._begin(records, places)
         from pywren_shuffle.sort import sort
 
-        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
         found = sort(
             cast(Executor, self),
             places,
@@ -179,6 +180,14 @@ class Sorting:
             memory=usable_memory,
             intermediate=apart,
         )
+
+    def _begin(self, records: str, places: Sequence[str]) -> None:
+        """Let workers of this machine start and import while this process still imports."""
+        premises = self._premises()
+        if premises.backend == "local":
+            from pywren_shuffle.early import begin
+
+            begin(cast(Executor, self), records, places, premises.workers)
 
     def _given(
         self, source: Places, target: Place, memory: float | None, intermediate: str | None

@@ -6,9 +6,21 @@ from typing import Final
 
 from pywren_shuffle.records import Piece
 
-__all__ = ["MEMORY", "fits", "gather", "groups", "least_memory", "reads", "round_block", "sample_size", "starts_of"]
+__all__ = [
+    "MEMORY",
+    "SMALL",
+    "fits",
+    "gather",
+    "groups",
+    "least_memory",
+    "reads",
+    "round_block",
+    "sample_size",
+    "starts_of",
+]
 
 MEMORY: Final = 256.0  # MB for a worker's data where nobody says how much it has
+SMALL: Final = 4 << 20  # bytes in a folder that are not worth another worker's while
 _LEAST_BLOCK: Final = 4096  # less is not worth a request, however little memory there is
 # At a time, of each slice: half a block that is left and one behind it, both again as they are merged, and the next.
 _HELD: Final = 4.0

@@ -21,7 +21,7 @@ from pywren_shuffle.planning.limits import refusal
 from pywren_shuffle.planning.model import Shape, Work, dollars_of, steps_of
 from pywren_shuffle.planning.plan import Layer, Option, Plan, Step
 from pywren_shuffle.planning.terms import Terms, Tier
-from pywren_shuffle.sizes import MEMORY
+from pywren_shuffle.sizes import MEMORY, SMALL
 
 __all__ = ["make_plan"]
 
@@ -33,7 +33,6 @@ _SLACK: Final = 0.8  # of that is planned with: partitions are not all of one si
 _LARGEST_BLOCK: Final = 8 << 20
 _SMALLEST_BLOCK: Final = 64 << 10
 _CACHED: Final = 32 << 20  # bytes of a split that a processor's cache holds in good part; more cost nothing in a folder
-_SMALL: Final = 4 << 20  # bytes in a folder that are not worth another worker's while
 _AS_FAST: Final = 1.05, 0.05  # times the least seconds, or so many more: what is cheaper is worth that
 _PHASE: Final = 0.3  # seconds that one more level must save, as tasks take time to begin that no plan knows of
 _LEVELS: Final = 3
@@ -135,7 +134,7 @@ def _in_folders(work: Work, splits: int, partitions: int | None, together: int, 
     workers = terms.workers.at_once
     splits = max(splits, min(ceil(work.bytes / _CACHED), 8 * workers))
     if splits < workers:
-        splits = max(splits, min(workers, ceil(work.bytes / _SMALL)))
+        splits = max(splits, min(workers, ceil(work.bytes / SMALL)))
     else:
         splits = _in_turns(splits, workers)
     parts = partitions or splits
