@@ -25,8 +25,8 @@ __all__ = ["HERE", "Requirements", "Target", "fetch", "fingerprint", "interprete
 
 HERE: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _BROUGHT: Final = frozenset(  # by our own layer, and by Lambda
-    "cloudpickle obstore tblib awslambdaric boto3 botocore dateutil jmespath pip pkg_resources runtime_client"
-    " s3transfer setuptools simplejson six snapshot_restore_py urllib3".split()
+    "cloudpickle hiredis obstore redis tblib awslambdaric boto3 botocore dateutil jmespath pip pkg_resources"
+    " runtime_client s3transfer setuptools simplejson six snapshot_restore_py urllib3".split()
 )
 _SAID: Final = 12  # lines of uv's or pip's own words in an error
 

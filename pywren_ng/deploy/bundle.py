@@ -1,7 +1,7 @@
 """The zip that runs on Lambda: the worker's half of this package, and what it imports.
 
     pywren_runtime, pywren_shuffle ──┐
-    cloudpickle, obstore, tblib ─────┴─► sources ─► compiled in a fresh interpreter ─► zip
+    cloudpickle, obstore, redis, … ──┴─► sources ─► compiled in a fresh interpreter ─► zip
 
 The bytes are the same whenever the sources are: names are sorted, dates fixed, and what is compiled carries no date.
 A cold start reads compiled files only, for to compile takes two or three times as long as to import.
@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from pywren_runtime.errors import ConfigError
 
 OWN = ("pywren_runtime", "pywren_shuffle")
-OTHERS = ("cloudpickle", "obstore", "tblib")  # Lambda brings its own client (awslambdaric)
+OTHERS = ("cloudpickle", "hiredis", "obstore", "redis", "tblib")  # Lambda brings its own client (awslambdaric)
 LIMIT = 250 << 20  # bytes unpacked that Lambda takes
 _DATE = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = frozenset({".pyi", ".pyc", ".pyx", ".c", ".h"})

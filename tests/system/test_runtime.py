@@ -115,7 +115,7 @@ def test_the_same_sources_give_the_same_bytes(built: Bundle, tmp_path: Path) -> 
 def test_it_holds_what_a_worker_needs_compiled_and_nothing_else(built: Bundle) -> None:
     names = zipfile.ZipFile(built.path).namelist()
     tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"cloudpickle", "obstore", "pywren_runtime", "pywren_shuffle", "tblib"}
+    assert tops == {"cloudpickle", "hiredis", "obstore", "pywren_runtime", "pywren_shuffle", "redis", "tblib"}
     sources = [name for name in names if name.endswith(".py")]
     tag = sys.implementation.cache_tag
     compiled = {f"{os.path.dirname(name)}/__pycache__/{Path(name).stem}.{tag}.pyc" for name in sources}

@@ -4,10 +4,13 @@ Every fault is a real server's, but one: that an answer is lost behind a command
 """
 
 import os
+import re
+import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from support.redis_servers import SECRET, Redis, RedisCluster, standalone
@@ -238,6 +241,65 @@ def test_many_threads_share_two_connections(own_server: Redis) -> None:
     now = int(own_server.ask("INFO", "clients").partition("connected_clients:")[2].split()[0])
     assert now <= others + 1
     store.close()
+
+
+def test_a_thread_that_is_interrupted_harms_no_other(own_server: Redis) -> None:
+    """All wait for a server that does not write now: two on connections, two behind these, two behind me."""
+    store = RedisStore(own_server.url())
+    store.put("a", b"1")
+    own_server.ask("CLIENT", "PAUSE", "20000", "WRITE")
+    puts: list[Future[bool]] = []
+
+    def ring(*_: object) -> None:
+        if len(puts) > 4:
+            raise KeyboardInterrupt
+        puts.extend(pool.submit(store.put_new, f"b{number}", b"1") for number in range(5, 7))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            puts.extend(pool.submit(store.put_new, f"b{number}", b"1") for number in range(4))
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                store.put("c", b"1")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            own_server.ask("CLIENT", "UNPAUSE")
+            assert all(put.result() for put in puts)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        own_server.ask("CLIENT", "UNPAUSE")
+    assert store.get("a") == b"1"
+
+
+def test_a_large_value_is_sent_from_where_it_lies(store: RedisStore) -> None:
+    store.put("a", b"1")
+    large = RedisStore(store.url)
+    data = memoryview(bytearray(16 << 20))
+    tracemalloc.start()
+    try:
+        large.put("a", data)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    store.delete_many(["a"])
+
+
+def test_a_connection_asks_for_nothing_of_its_own(
+    own_server: Redis, redis_cluster: RedisCluster, no_password: None
+) -> None:
+    def asked(server: Redis | RedisCluster) -> set[str]:
+        said = server.ask("INFO", "commandstats")
+        return set(re.findall(r"cmdstat_([\w|]+):", said)) - {"info", "ping", "config|resetstat"}
+
+    for server, also in ((own_server, set()), (redis_cluster, {"cluster|slots"})):
+        server.ask("CONFIG", "RESETSTAT")
+        store = RedisStore(server.url())
+        store.put("a", b"1")
+        assert store.get("a") == b"1"
+        assert asked(server) == {"hget", "set", "get"} | also
+        assert "errorstat_ERR" not in server.ask("INFO", "errorstats")  # of a command that this server does not know
+        store.delete_many(["a"])
 
 
 def test_a_forked_child_has_connections_of_its_own(store: RedisStore) -> None:

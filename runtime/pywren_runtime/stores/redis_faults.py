@@ -6,12 +6,17 @@ a Refusal, or what the socket said ── Fault ── passes ──► the same
 
 from dataclasses import dataclass
 
+from redis.exceptions import ConnectionError as NotConnected
+from redis.exceptions import RedisClusterException, RedisError, ResponseError, SlotNotCoveredError
+from redis.exceptions import TimeoutError as NotInTime
+
 from pywren_runtime.errors import StoreError, StoreFull
 from pywren_runtime.stores.redis_settings import PASSWORD, Settings
-from pywren_runtime.stores.redis_wire import Refusal
 
 __all__ = ["Fault", "Patience", "explain", "of_error", "of_refusal"]
 
+_WRAPPERS = (NotConnected, NotInTime, RedisClusterException)
+_REASONS = (RedisError, RedisClusterException, OSError)
 _PASSING = frozenset("TRYAGAIN LOADING CLUSTERDOWN MASTERDOWN READONLY BUSY NOREPLICAS".split())
 
 
@@ -45,17 +50,28 @@ class Fault:
         return self.code == "lost"
 
 
-def of_refusal(refusal: Refusal, where: str) -> Fault:
+def of_refusal(refusal: RedisError, where: str) -> Fault:
     """The fault that a server's answer is."""
-    return Fault(refusal.code, refusal.text, where)
+    text = f"{refusal.status_code or ''} {refusal}".strip()  # redis-py takes off the codes that it knows
+    return Fault(text.partition(" ")[0], text, where)
 
 
-def of_error(error: OSError, where: str, *, connected: bool) -> Fault:
-    """The fault that an exception of the socket is."""
-    if type(error).__name__ in ("SSLCertVerificationError", "SSLError"):
-        return Fault("certificate" if "CERTIFICATE" in str(error) else "tls", str(error), where)
-    text = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error) or type(error).__name__
-    return Fault("lost" if connected else "connect", text, where)
+def of_error(error: Exception, where: str, *, connected: bool) -> Fault:
+    """The fault that an exception of a connection is, or one met in finding out about a cluster."""
+    cause: BaseException = error  # as redis-py wraps it, for its own words tell neither certificate nor refusal
+    while isinstance(cause, _WRAPPERS) and not getattr(cause, "status_code", None):
+        inner = cause.__cause__ or cause.__context__
+        if not isinstance(inner, _REASONS):
+            break
+        cause = inner
+    if isinstance(cause, RedisError) and (isinstance(cause, ResponseError) or cause.status_code not in (None, "ERR")):
+        return of_refusal(cause, where)
+    if type(cause).__name__ in ("SSLCertVerificationError", "SSLError"):
+        return Fault("certificate" if "CERTIFICATE" in str(cause) else "tls", str(cause), where)
+    if isinstance(cause, SlotNotCoveredError):
+        return Fault("CLUSTERDOWN", str(cause), where)
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return Fault("lost" if connected else "connect", "no answer" if isinstance(cause, TimeoutError) else text, where)
 
 
 def explain(fault: Fault, settings: Settings, action: str, key: str = "", seconds: float = 0.0) -> StoreError:

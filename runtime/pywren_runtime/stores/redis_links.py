@@ -1,38 +1,38 @@
-"""To which server a command goes, over which connection, and that it goes again where its fault passes.
+"""To which server a command goes, and that it goes again where its fault passes.
 
-    Unit (commands of one key) ──► slot ──► server ──► one of its connections ──► replies
-                                    ▲                                                │
+    Unit (commands of one key) ──► slot ──► server ──► its Line ──► replies
+                                    ▲                                  │
                                     └── asked anew ◄── MOVED, ASK, not ready, no connection
 
-A unit is sent again as a whole: its commands must bear that. Nothing is shared with a process that this one forks.
+A unit is sent again as a whole: its commands must bear that. redis-py knows which server has which slots, but sends
+nothing again by itself: its pipelines over a cluster would repeat a SET whose answer was lost, and say that another one
+was first. Nothing is shared with a process that this one forks.
 """
 
 import os
 import time
-from binascii import crc_hqx
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, islice
+from socket import socket
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from redis import BlockingConnectionPool, Connection, SSLConnection
+from redis.cluster import ClusterNode, NodesManager
+from redis.crc import key_slot
+from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError
 
 from pywren_runtime.stores.redis_faults import Fault, Patience, explain, of_error, of_refusal
+from pywren_runtime.stores.redis_lines import CONNECTIONS, Command, Line
 from pywren_runtime.stores.redis_settings import PASSWORD, Settings
-from pywren_runtime.stores.redis_wire import Command, Refusal, Wire
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 __all__ = ["Links", "Unit"]
 
 Address = tuple[str, int]
-SLOTS: Final = 16384
-_EACH: Final = 2  # connections to one server: while one thread copies a reply, another one's comes
-_EACH_TLS: Final = 4  # each serves one thread at a time
 _LEADING: Final = (b"MULTI",)
-_NOWHERE: Final = ("", "?")  # a server that does not know its own name is where we have reached it
 _REDIRECTS: Final = frozenset({"MOVED", "ASK"})
-_FINAL: Final = frozenset({"NOAUTH", "WRONGPASS", "MOVED"})  # of a whole connection: no caller need look
+_NOWHERE: Final = ("", "?")  # a server that does not know its own name is where we have reached it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,8 @@ class _Own:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.wires: dict[tuple[Address, int], Wire] = {}
-        self.turns = count()
-        self.owners: Sequence[Address] = ()  # of the slots
-        self.masters: Sequence[Address] = ()
+        self.lines: dict[Address, Line] = {}
+        self.nodes: NodesManager | None = None  # who has which slots; None if that is to be learnt
 
 
 class Links:
@@ -62,7 +60,7 @@ class Links:
         self._settings = settings
         self._patience = patience
         self._owned: dict[int, _Own] = {}
-        self._tls = _trust(settings.ca_file) if settings.tls else None
+        self._connection = _encrypted(settings.ca_file) if settings.tls else Connection
 
     @property
     def _own(self) -> _Own:
@@ -96,165 +94,115 @@ class Links:
         """The servers that have keys."""
         if not self._settings.cluster:
             return self._settings.seeds
-        self.ask([Unit([(b"EXISTS", b"-")], b"-")], action)  # learns where slots are, with all the patience
-        return self._own.masters
+        while (nodes := self._own.nodes) is None:
+            self.ask([Unit([(b"EXISTS", b"-")], b"-")], action)  # learns who is there, with all the patience
+        return [(node.host, node.port) for node in nodes.get_nodes_by_server_type("primary")]
 
     def close(self) -> None:
         """Let go of this process's connections; the next use makes new ones."""
         own = self._owned.pop(os.getpid(), None)
         if own is not None:
-            for wire in list(own.wires.values()):  # another thread may be making one
-                wire.close()
+            for line in list(own.lines.values()):  # another thread may be making one
+                line.close()
 
     # ── one try ──
 
     def _try(self, units: Sequence[Unit], found: list[list[Any] | None], asked: dict[int, Address]) -> list[Fault]:
         """Ask for what is not found yet, each server once; what stood in the way."""
         own = self._own
-        owners = own.owners
-        if self._settings.cluster and not owners:
-            learnt = self._learn(own)
-            if isinstance(learnt, Fault):
-                return [learnt]
-            owners = learnt
         groups: dict[Address, list[int]] = {}
-        for number, unit in enumerate(units):
-            if found[number] is None:
-                groups.setdefault(asked.get(number) or unit.at or self._owner(owners, unit.key), []).append(number)
+        try:
+            for number, unit in enumerate(units):
+                if found[number] is None:
+                    groups.setdefault(asked.get(number) or self._owner(own, unit), []).append(number)
+        except (RedisError, RedisClusterException) as error:
+            own.nodes = None
+            return [of_error(error, _named(*self._settings.seeds), connected=False)]
         faults: list[Fault] = []
         for address, numbers in groups.items():
-            commands: list[Command] = []
-            places = []
-            for number in numbers:
-                asking = _asking(units[number]) if number in asked else units[number].commands
-                places.append((number, len(commands), len(commands) + len(asking)))
-                commands += asking
-            replies, fault = self._send(own, address, commands)
-            if fault is not None:
-                faults.append(fault)
-                own.owners = own.masters = ()
-                continue
-            for number, start, stop in places:
-                answers = replies[start:stop]
-                if number in asked:
-                    answers = _answered(answers, units[number])
-                fault = self._judge(own, answers, number, asked, address)
-                if fault is None:
-                    found[number] = answers
+            sent = [_asking(units[number]) if number in asked else units[number].commands for number in numbers]
+            replies, lost = self._line(own, address).ask(list(chain.from_iterable(sent)))
+            left = iter(replies)
+            for number, commands in zip(numbers, sent, strict=True):
+                answers = list(islice(left, len(commands)))
+                if len(answers) < len(commands):
+                    fault: Fault | None = lost
+                    own.nodes = None
                 else:
+                    fault = self._judge(own, answers, address, number, asked)
+                if fault is not None:
                     faults.append(fault)
+                else:
+                    found[number] = answers if commands is units[number].commands else _answered(answers, units[number])
         return faults
 
     def _judge(
-        self, own: _Own, answers: Sequence[Any], number: int, asked: dict[int, Address], address: Address
+        self, own: _Own, answers: Sequence[Any], address: Address, number: int, asked: dict[int, Address]
     ) -> Fault | None:
         """Why this unit must go again, and where to; None if its answers may be had."""
         asked.pop(number, None)
         for answer in answers:
-            if not isinstance(answer, Refusal):
+            if not isinstance(answer, ResponseError):
                 continue
             fault = of_refusal(answer, _named(address))
-            if self._settings.cluster and fault.code in _REDIRECTS:
-                host, _, port = answer.text.split()[2].rpartition(":")
-                to = (address[0] if host in _NOWHERE else host, int(port))
-                if fault.code == "ASK":
-                    asked[number] = to
-                else:
-                    own.owners = own.masters = ()
-                return fault
-            if fault.passes:
-                if fault.code == "READONLY":  # it was the master when we connected
-                    own.owners = own.masters = ()
-                    self._drop(own, address)
-                return fault
-            if fault.code in _FINAL:
+            if isinstance(answer, AskError) and fault.code == "ASK":
+                asked[number] = (address[0] if answer.host in _NOWHERE else answer.host, answer.port)
+            elif fault.code in ("MOVED", "READONLY"):
+                own.nodes = None
+            if fault.code == "READONLY":  # it was the master when we connected
+                own.lines.pop(address, None)
+            if fault.passes or fault.code in _REDIRECTS:
                 return fault
         return None
 
-    def _send(self, own: _Own, address: Address, commands: Sequence[Command]) -> tuple[list[Any], Fault | None]:
-        connected = False
-        try:
-            wire = self._wire(own, address)
-            connected = True
-            return wire.ask(commands), None
-        except _Refused as refused:
-            return [], of_refusal(refused.refusal, _named(address))
-        except OSError as error:
-            return [], of_error(error, _named(address), connected=connected)
+    # ── servers ──
 
-    def _wire(self, own: _Own, address: Address) -> Wire:
-        """The next of a server's connections, made if it is not there."""
-        which = (address, next(own.turns) % (_EACH_TLS if self._tls else _EACH))
-        wire = own.wires.get(which)
-        if wire is not None and not wire.dead:
-            return wire
-        first = self._first()
-        made = Wire(address, tls=self._tls, connect=self._patience.connect, silence=self._patience.silence, first=first)
-        for greeting in made.greetings:
-            # A server without a password may stand beside one that has this.
-            if isinstance(greeting, Refusal) and "password configured" not in greeting.text:
-                made.close()
-                raise _Refused(greeting)
+    def _owner(self, own: _Own, unit: Unit) -> Address:
+        if unit.at or not self._settings.cluster:
+            return unit.at or self._settings.seeds[0]
         with own.lock:
-            known = own.wires.get(which)
-            if known is not None and not known.dead:  # another thread was faster
-                made.close()
-                return known
-            own.wires[which] = made
-        return made
+            if own.nodes is None:
+                seeds = dict.fromkeys([*own.lines, *self._settings.seeds])
+                nodes = [ClusterNode(*address) for address in seeds]
+                own.nodes = NodesManager(nodes, from_url=True, **self._way)  # as a URL's: with our connection_class
+            node = own.nodes.get_node_from_slot(key_slot(unit.key))
+        return node.host, node.port
 
-    def _first(self) -> list[Command]:
-        """What a connection begins with."""
-        password, user = os.environ.get(PASSWORD, ""), self._settings.user
-        login: list[Command] = []
-        if password:
-            login.append((b"AUTH", *([user.encode()] if user else []), password.encode()))
-        if self._settings.database:
-            login.append((b"SELECT", b"%d" % self._settings.database))
-        return login
+    def _line(self, own: _Own, address: Address) -> Line:
+        line = own.lines.get(address)
+        if line is None:
+            host, port = address
+            limits: dict[str, Any] = {"max_connections": CONNECTIONS, "timeout": None}
+            pool = BlockingConnectionPool(host=host, port=port, db=self._settings.database, **limits, **self._way)
+            line = own.lines.setdefault(address, Line(pool, _named(address), self._patience.silence))
+        return line
 
-    def _drop(self, own: _Own, address: Address) -> None:
-        for which in [which for which in list(own.wires) if which[0] == address]:
-            own.wires.pop(which).close()
-
-    # ── a cluster's slots ──
-
-    def _owner(self, owners: Sequence[Address], key: bytes) -> Address:
-        return owners[crc_hqx(key, 0) % SLOTS] if self._settings.cluster else self._settings.seeds[0]
-
-    def _learn(self, own: _Own) -> Sequence[Address] | Fault:
-        """Ask any server which has which slots; or what stood in the way."""
-        for address in self._seeds(own):
-            replies, fault = self._send(own, address, [(b"CLUSTER", b"SLOTS")])
-            if fault is not None:
-                continue
-            if isinstance(replies[0], Refusal):
-                fault = of_refusal(replies[0], _named(address))
-                continue
-            owners: list[Address | None] = [None] * SLOTS
-            for start, stop, (host, port, *_), *_ in replies[0]:
-                name = (host or b"").decode()
-                owners[start : stop + 1] = [(address[0] if name in _NOWHERE else name, port)] * (stop + 1 - start)
-            if None in owners:
-                fault = Fault("CLUSTERDOWN", "not every slot has a server", _named(address))
-                continue
-            known = own.owners = [owner for owner in owners if owner is not None]
-            own.masters = sorted(set(known))
-            return known
-        assert fault is not None  # for there is always a server to ask
-        return fault
-
-    def _seeds(self, own: _Own) -> Iterable[Address]:
-        """Servers to ask: those that answered before, and those that the URL names."""
-        return dict.fromkeys([*(address for address, _ in list(own.wires)), *self._settings.seeds])
+    @property
+    def _way(self) -> dict[str, Any]:
+        """How redis-py is to connect: it asks for nothing of its own but a login, and tries nothing again."""
+        limit = self._patience.connect  # for TLS and login, too
+        way: dict[str, Any] = {"protocol": 2, "driver_info": None, "socket_read_size": 64 << 10}
+        way |= {"connection_class": self._connection, "socket_connect_timeout": limit, "socket_timeout": limit}
+        if password := os.environ.get(PASSWORD):
+            # Who is named may give a password where there is none: such a server may stand beside one that has this.
+            way |= {"username": self._settings.user or "default", "password": password}
+        elif self._settings.tls:  # an answer that brings TLS 1.3's tickets, else redis-py takes these for one
+            way["client_name"] = "pywren-ng"
+        return way
 
 
-class _Refused(Exception):
-    """A server did not let us in."""
+def _encrypted(ca_file: str | None) -> type[Connection]:
+    """With one list of authorities for all connections; redis-py reads the system's for each, in 50 ms."""
+    from pywren_runtime.route import trust
 
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.text)
-        self.refusal = refusal
+    tls = trust(ca_file or "")
+    tls.set_alpn_protocols([])  # this is no HTTP
+
+    class Encrypted(SSLConnection):
+        def _wrap_socket_with_ssl(self, sock: socket) -> socket:
+            return tls.wrap_socket(sock, server_hostname=self.host)
+
+    return Encrypted
 
 
 def _asking(unit: Unit) -> list[Command]:
@@ -268,14 +216,5 @@ def _answered(answers: list[Any], unit: Unit) -> list[Any]:
     return answers[1:] if unit.commands[0] == _LEADING else answers[1::2]
 
 
-def _named(address: Address) -> str:
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"Redis at {host}:{address[1]}"
-
-
-def _trust(ca_file: str | None) -> "SSLContext":
-    from pywren_runtime.route import trust
-
-    tls = trust(ca_file or "")
-    tls.set_alpn_protocols([])  # this is no HTTP
-    return tls
+def _named(*addresses: Address) -> str:
+    return "Redis at " + ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Final
 
+from redis.exceptions import ResponseError
+
 from pywren_runtime.errors import KeyMissing, StoreError
 from pywren_runtime.stores import Buffer, Copy, Store, check_key, check_prefix, check_range, flat, is_segment
 from pywren_runtime.stores.parts import Parts
 from pywren_runtime.stores.redis_faults import Fault, Patience, explain, of_refusal
+from pywren_runtime.stores.redis_lines import Command
 from pywren_runtime.stores.redis_links import Links, Unit
 from pywren_runtime.stores.redis_room import Room, room_of
 from pywren_runtime.stores.redis_settings import parse, take_password
-from pywren_runtime.stores.redis_wire import Command, Refusal
 
 __all__ = ["PIECE", "RedisStore", "open_store"]
 
@@ -71,14 +73,14 @@ class RedisStore:
             found = self._one(name, (b"GET", name), "read", key)
             if found is None:
                 raise self._missing(key)
-            if not isinstance(found, Refusal):
-                return bytes(found)
+            if isinstance(found, bytes):
+                return found
             head = self._head(name, "read", key)
             if head is not None and (data := self._pieced(head, 0, head.size, key)) is not None:
-                return bytes(data)
+                return data
         raise self._lost(key)
 
-    def get_range(self, key: str, start: int, length: int) -> bytes | bytearray:
+    def get_range(self, key: str, start: int, length: int) -> bytes:
         name = self._name(key)
         check_range(start, length)
         stop = min(start + length, _FARTHEST)
@@ -96,7 +98,7 @@ class RedisStore:
                 if not self._one(name, (b"EXISTS", name), "read", key):
                     raise self._missing(key)
                 return b""
-            if isinstance(found, bytes | bytearray):
+            if isinstance(found, bytes):
                 return found
             head = self._head(name, "read", key)
             if head is not None:
@@ -191,7 +193,7 @@ class RedisStore:
         found = self._one(name, _get_head(name), action, key)
         return _decoded(found)
 
-    def _pieced(self, head: _Head, start: int, stop: int, key: str) -> bytes | bytearray | None:
+    def _pieced(self, head: _Head, start: int, stop: int, key: str) -> bytes | None:
         """These bytes of an object in pieces, or None if a piece is gone."""
         units = []
         wanted = []
@@ -201,9 +203,7 @@ class RedisStore:
             name = self._piece_name(head.token, number)
             units.append(Unit([(b"GETRANGE", name, b"%d" % first, b"%d" % (end - 1))], name))
             wanted.append(end - first)
-        found: list[bytes | bytearray] = [
-            self._checked(reply, "read", key) for (reply,) in self._links.ask(units, "read", key)
-        ]
+        found: list[bytes] = [self._checked(reply, "read", key) for (reply,) in self._links.ask(units, "read", key)]
         if list(map(len, found)) != wanted:
             return None
         return found[0] if len(found) == 1 else b"".join(found)
@@ -217,7 +217,7 @@ class RedisStore:
             names = [self._name(key) for key in page]
             units = [Unit([(b"STRLEN", name), (b"EXISTS", name)], name) for name in names]
             for key, (size, exists) in zip(page, self._links.ask(units, "list", prefix), strict=True):
-                if isinstance(size, Refusal):
+                if isinstance(size, ResponseError):
                     head = self._head(self._name(key), "list", key)
                     size = head.size if head else 0
                     exists = head
@@ -321,7 +321,7 @@ class RedisStore:
         return self._ask(name, [command], action, key, met)[0]
 
     def _checked(self, reply: Any, action: str, key: str) -> Any:
-        if isinstance(reply, Refusal):
+        if isinstance(reply, ResponseError):
             raise explain(of_refusal(reply, "the server"), self._settings, action, key)
         return reply
 

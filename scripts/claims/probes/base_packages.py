@@ -3,7 +3,7 @@
 import re
 from importlib.metadata import distribution, distributions
 
-BASE = {"boto3", "cloudpickle", "obstore", "tblib", "tqdm"}
+BASE = {"boto3", "cloudpickle", "obstore", "redis", "tblib", "tqdm"}
 COMES_WITH_VENV = {"pip", "setuptools", "wheel"}
 
 
@@ -19,7 +19,7 @@ def needed(name: str) -> set[str]:
 
 
 installed = {plain(each.metadata["Name"]) for each in distributions()} - COMES_WITH_VENV
-wanted, todo = {"pywren-ng"}, ["pywren-ng"]
+wanted, todo = {"pywren-ng", "hiredis"}, ["pywren-ng"]  # redis[hiredis] is an extra of another's
 while todo:
     found = (needed(todo.pop()) & installed) - wanted
     wanted |= found
