@@ -8,7 +8,8 @@ that were warmed up, in rounds that begin with another tier each time; the figur
 out, and every byte, is checked by `sortcheck.py`, and Redis's requests are counted at the server. CPU is that of driver
 and workers, and beside it that of the server.
 
-`client` reads ranges of one large value by 16 requests in flight, by our own client and by redis-py with hiredis.
+`client` reads ranges of one large value by 16 requests in flight, by our store and by bare redis-py with hiredis: once
+each thread of sixteen asks for one, as a sort does, and once one thread for all of them.
 
 Exit codes: 0 all as claimed, 1 something is not, 2 it could not be done. No server here is as fast as AWS's: what can
 be learnt is what each tier costs the client, and that Redis is not slower.
@@ -27,6 +28,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +50,8 @@ FIXED = "fixed:100:10"
 PATIENCE = 30.0
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
 BLOCKS = (64 << 10, 1 << 20, 8 << 20)
+AT_ONCE = 16
+SHAPES = ("threads", "pipeline")
 VALUE = 64 << 20
 READ = 512 << 20  # bytes for each size of a block
 SAME = 0.9  # of the rival's bytes a second, at least
@@ -219,7 +223,7 @@ def sorts(rounds: int) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list
 
 
 def clients(rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Bytes a second by client and size of a block."""
+    """Bytes a second by client, shape and size of a block."""
     samples: dict[str, dict[str, list[float]]] = {"ours": {}, "redis-py": {}}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(redis_server, {}, folder)
@@ -232,56 +236,78 @@ def clients(rounds: int) -> dict[str, dict[str, list[float]]]:
                     )
                     if ran.returncode:
                         raise NotDone(f"{who} failed:\n{ran.stderr[-2000:]}")
-                    for block, speed in json.loads(ran.stdout).items():
-                        samples[who].setdefault(block, []).append(speed)
+                    for way, speed in json.loads(ran.stdout).items():
+                        samples[who].setdefault(way, []).append(speed)
         finally:
             server.close()
     return samples
 
 
 def read_all(who: str, port: int) -> None:
-    """In a process of its own: ranges of one value, 16 in flight; prints bytes a second for each size."""
+    """In a process of its own: ranges of one value, 16 in flight; prints bytes a second for each shape and size."""
     data = os.urandom(1 << 20) * (VALUE >> 20)
-    ours = who == "ours"
-    fetch = own_client(port, data) if ours else rival(port, data)
+    one, many = own_client(port, data) if who == "ours" else rival(port, data)
     found = {}
-    for block in BLOCKS:
-        starts = [at % VALUE for at in range(0, READ, block)]
-        fetch(starts[:16], block)
-        begun = time.perf_counter()
-        for at in range(0, len(starts), 16):
-            for start, got in zip(starts[at : at + 16], fetch(starts[at : at + 16], block), strict=True):
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for block in BLOCKS:
+            starts = [at % VALUE for at in range(0, READ, block)]
+            together = [starts[at : at + AT_ONCE] for at in range(0, len(starts), AT_ONCE)]
+
+            def checked(start: int, got: bytes, block: int = block) -> None:
                 if len(got) != block or got[:64] != data[start : start + 64]:
                     raise NotDone("what was read is not what was written")
-        found[str(block)] = READ / (time.perf_counter() - begun)
+
+            def by_threads(starts: list[int], block: int = block) -> None:
+                list(pool.map(lambda start: checked(start, one(start, block)), starts))
+
+            def by_one(starts: list[int], block: int = block) -> None:
+                list(map(checked, starts, many(starts, block)))
+
+            for shape, read, batches in zip(SHAPES, (by_threads, by_one), ([starts], together), strict=True):
+                read(together[0])
+                begun = time.perf_counter()
+                for batch in batches:
+                    read(batch)
+                found[f"{shape} {block >> 10} KiB"] = READ / (time.perf_counter() - begun)
     print(json.dumps(found))
 
 
-def own_client(port: int, data: bytes) -> Callable[[list[int], int], list[bytes]]:
-    from pywren_runtime.stores.redis_wire import Wire
-
-    wire = Wire(("127.0.0.1", port), tls=None, connect=5, silence=30, first=())
-    wire.ask([(b"SET", b"value", data)])
-    return lambda starts, block: wire.ask(
-        [(b"GETRANGE", b"value", b"%d" % start, b"%d" % (start + block - 1)) for start in starts]
-    )
+One = Callable[[int, int], bytes]
+Many = Callable[[list[int], int], list[bytes]]
 
 
-def rival(port: int, data: bytes) -> Callable[[list[int], int], list[bytes]]:
+def own_client(port: int, data: bytes) -> tuple[One, Many]:
+    from pywren_runtime.stores.redis_faults import Patience
+    from pywren_runtime.stores.redis_links import Links, Unit
+    from pywren_runtime.stores.redis_settings import parse
+    from pywren_runtime.stores.redis_store import RedisStore
+
+    url = f"redis://127.0.0.1:{port}"
+    store, links = RedisStore(url), Links(parse(url), Patience())
+    store.put("value", data)
+
+    def many(starts: list[int], block: int) -> list[bytes]:
+        asked = [(b"GETRANGE", b"value", b"%d" % start, b"%d" % (start + block - 1)) for start in starts]
+        return [got for (got,) in links.ask([Unit([command], b"value") for command in asked], "read")]
+
+    return lambda start, block: store.get_range("value", start, block), many
+
+
+def rival(port: int, data: bytes) -> tuple[One, Many]:
     import hiredis  # noqa: F401 - without it redis-py is half as fast
     import redis
 
     client = redis.Redis(port=port)
     client.set("value", data)
 
-    def fetch(starts: list[int], block: int) -> list[bytes]:
+    def many(starts: list[int], block: int) -> list[bytes]:
         pipeline = client.pipeline(transaction=False)
         for start in starts:
             pipeline.getrange("value", start, start + block - 1)
         found: list[bytes] = pipeline.execute()
         return found
 
-    return fetch
+    return lambda start, block: client.getrange("value", start, start + block - 1), many
 
 
 # ── what is said ──
@@ -330,10 +356,10 @@ def said(samples: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
 
 def compared(samples: dict[str, dict[str, list[float]]]) -> bool:
     is_met = True
-    for block in map(str, BLOCKS):
-        own, other = (median(samples[who][block]) for who in ("ours", "redis-py"))
+    for way in samples["ours"]:
+        own, other = (median(samples[who][way]) for who in ("ours", "redis-py"))
         is_met = is_met and own >= SAME * other
-        print(f"client {int(block) >> 10:6,} KiB  ours {own / 1e9:5.2f} GB/s, redis-py with hiredis {other / 1e9:5.2f}")
+        print(f"client {way:>17}  ours {own / 1e9:5.2f} GB/s, redis-py with hiredis {other / 1e9:5.2f}")
     print(f"client  ours at least {SAME} times as fast as redis-py with hiredis  {'PASS' if is_met else 'FAIL'}")
     return is_met
 
