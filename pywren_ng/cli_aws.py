@@ -80,6 +80,13 @@ def _asked(parser: argparse.ArgumentParser) -> None:
     add("--tags", nargs="+", default=[], metavar="KEY=VALUE", help="of everything that is made")
     add("--subnets", nargs="+", default=[], metavar="ID", help="run in your network")
     add("--security-groups", nargs="+", default=[], metavar="ID")
+    add(
+        "--redis-password",
+        nargs="?",
+        const="",
+        metavar="not-here",
+        help="the functions get the password of your Redis: from REDISCLI_AUTH, or you are asked; later setups keep it",
+    )
     add("--only", action="store_true", help="what is there and not named here goes, instead of staying")
 
 
@@ -153,7 +160,29 @@ def _ask(asked: argparse.Namespace) -> Callable[[str], bool]:
 def _setup(asked: argparse.Namespace) -> None:
     from pywren_ng.deploy.setup import setup
 
-    _written(asked, setup(_deployed(asked), _plan(asked), only=asked.only, say=_say, ask=_ask(asked)))
+    password = _password(asked.redis_password) if asked.redis_password is not None else ""
+    plan = _plan(asked)
+    _written(asked, setup(_deployed(asked), plan, only=asked.only, say=_say, ask=_ask(asked), password=password))
+
+
+def _password(typed: str) -> str:
+    """From the environment, or whoever is there; never from the command line, which others see."""
+    from pywren_ng.deploy.plan import check_password
+    from pywren_runtime.errors import ConfigError
+    from pywren_runtime.stores.redis_settings import PASSWORD
+
+    if typed:
+        raise ConfigError(
+            "a password on the command line stands in the shell's history and in everybody's list of processes: say"
+            f" --redis-password alone, and you are asked, or put it into {PASSWORD} before"
+        )
+    if found := os.environ.get(PASSWORD):
+        return check_password(found)
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody is here to be asked for the password of Redis: put it into {PASSWORD} before")
+    from getpass import getpass
+
+    return check_password(getpass("Password of Redis (nothing is shown): "))
 
 
 def _join(asked: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from pywren_ng.deploy.account import Account
 from pywren_ng.deployment import Deployment
 from pywren_runtime import __version__
 from pywren_runtime.errors import AccessDenied, DeploymentError, PywrenError, SignatureError
+from pywren_runtime.stores.redis_settings import PASSWORD
 from pywren_runtime.wire import stop_key
 
 _USUAL = 1000  # what an account may run at once before anybody asked for more
@@ -126,7 +127,8 @@ def _functions(account: Account, where: Deployment) -> str:
             f"{name} has another key than your file: the deployment was made anew since. Fetch the file again:"
             f" pywren-ng join --region {where.region} --name {where.prefix}"
         )
-    return f"{name}: {found['MemorySize']} MB, {found['Timeout']} s, {found['Runtime']}"
+    knows = ", with the password of a Redis" if PASSWORD in variables else ""
+    return f"{name}: {found['MemorySize']} MB, {found['Timeout']} s, {found['Runtime']}{knows}"
 
 
 def _bucket(where: Deployment, access: Access) -> str:

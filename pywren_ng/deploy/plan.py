@@ -17,6 +17,7 @@ from typing import Any
 from pywren_ng.deployment import function_name
 from pywren_ng.requirements import HERE
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores.redis_settings import PASSWORD
 from pywren_runtime.wire import VERSION
 
 NAME = "pywren-ng"
@@ -61,6 +62,7 @@ class Plan:
     boundary: str = ""
     subnets: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()  # security groups
+    password: bool = False  # whether the functions know that of a Redis
     tags: tuple[tuple[str, str], ...] = ()
     layers: tuple[tuple[str, str, int, str], ...] = ()  # Python, processor, wire version, and which layer is deployed
     release: str = ""  # that set it up last
@@ -116,6 +118,7 @@ def plus(old: Plan, new: Plan) -> Plan:
         boundary=new.boundary or old.boundary,
         subnets=new.subnets or old.subnets,
         groups=new.groups or old.groups,
+        password=new.password or old.password,
         tags=tuple(sorted({**dict(old.tags), **dict(new.tags)}.items())),
         layers=old.layers,
     )
@@ -148,6 +151,16 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,30}", name):
         raise ConfigError(f"{name!r} cannot name a deployment: a letter, then up to 30 letters, digits and hyphens")
     return name
+
+
+def check_password(text: str) -> str:
+    """The password of a Redis, if it can be one; what is wrong is said without it."""
+    if not 1 <= len(text) <= 512 or not text.isprintable() or text != text.strip():
+        raise ConfigError(
+            "this cannot be the password of a Redis: it is empty, has a blank or a line's end before or behind it, or"
+            f" is longer than 512 characters. {PASSWORD} in the environment gives it, or who is asked"
+        )
+    return text
 
 
 def check(plan: Plan) -> None:

@@ -5,9 +5,10 @@ options ─► plan ─► shown, asked ─► layers ─► stack ─► looked
             └── what is there already ◄────────┘
 """
 
+import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pywren_ng.deployment import Deployment
 from pywren_ng.requirements import HERE
 from pywren_runtime import __version__
 from pywren_runtime.errors import ConfigError, DeploymentError, PywrenError
+from pywren_runtime.stores.redis_settings import PASSWORD
 from pywren_runtime.wire import VERSION
 
 Ask = Callable[[str], bool]
@@ -37,12 +39,13 @@ class Deployed:
     over: bool  # whether it may be written over where it is about another deployment
 
 
-def setup(there: Deployed, asked: Plan, *, only: bool, say: Say, ask: Ask) -> Path:
+def setup(there: Deployed, asked: Plan, *, only: bool, say: Say, ask: Ask, password: str = "") -> Path:
     """Make the deployment, or bring it up to date and add to it what is asked for; the file that was written.
 
     With `only`, what is there and was not asked for is taken away. Who has jobs running keeps them: Lambda lets what
-    runs end as it began.
+    runs end as it began. A `password` of a Redis goes to the functions and nowhere else; without one they keep theirs.
     """
+    asked = replace(asked, password=bool(password))
     account, name = there.account, there.name
     number, who = account.who()
     found = _usable(account, stack.find(account, name))
@@ -58,13 +61,16 @@ def setup(there: Deployed, asked: Plan, *, only: bool, say: Say, ask: Ask) -> Pa
     deployed = tuple((runtime.python, runtime.arch, runtime.wire, arn) for runtime, arn in made.items())
     plan = replace(plan, layers=deployed, release=__version__)
     say(f"{'Updating' if found else 'Making'} the stack {name} …")
-    key = None if found else secrets.token_hex(32)
+    hidden = {
+        "Key": None if found else secrets.token_hex(32),
+        "RedisPassword": (password or None) if plan.password else "",
+    }
     try:
-        whole = stack.changed(account, name, template.render(plan, name, made), plan, key)
+        whole = stack.changed(account, name, template.render(plan, name, made), plan, hidden)
     except PywrenError:
         layers.forget(account, name, frozenset(layer for *_, layer in before.layers))
         raise
-    variables = _verified(account, whole, made, say)
+    variables = _verified(account, whole, made, password, say)
     file = written(there, whole, variables, asked)
     layers.forget(account, name, frozenset(made.values()))
     return file
@@ -130,6 +136,10 @@ def described(plan: Plan, name: str, where: str, before: Plan | None) -> str:
     lines.append(f"  {sign} role {plan.role or 'of its own'}")
     lines += [f"      may read {place}" for place in plan.reads]
     lines += [f"      may write {place}" for place in plan.writes]
+    if plan.password:
+        lines.append(
+            f"  {'=' if before and before.password else '+'} the password of a Redis, which each function knows"
+        )
     lines.append(f"  {sign} log group /aws/lambda/{name}, kept for 30 days")
     lines.append(f"  {sign} a layer of code for each Python and processor")
     lines.append(IDLE)
@@ -150,6 +160,8 @@ In your network the functions reach S3 only by a gateway endpoint for S3 in the 
 workers that start workers need NAT or an interface endpoint for Lambda; a Redis needs a security group that lets theirs
 in on its port."""
 
+
+_MOST_VARIABLES = 4096  # bytes of a function's environment
 
 BROKEN = {
     "DELETE_FAILED": "a teardown did not come to its end; run `pywren-ng teardown` again, and setup then",
@@ -178,23 +190,30 @@ def _usable(account: Account, found: Stack | None) -> Stack | None:
     return None
 
 
-def _verified(account: Account, whole: Stack, made: Mapping[Runtime, str], say: Say) -> dict[str, str]:
+def _verified(account: Account, whole: Stack, made: Mapping[Runtime, str], password: str, say: Say) -> dict[str, str]:
     """Each function is as the stack has it, which does not look whether somebody changed it by hand; its variables.
 
     One that was changed is set back. What runs there ends as it began.
     """
     functions = whole.plan.functions(whole.name)
     found = [_ready(account, function.name) for function in functions]
-    keys = Counter(key for each in found if (key := _variables(each).get(template.KEY)))
-    if not keys:
+    key = _usual(found, template.KEY)
+    if not key:
         raise DeploymentError(
             f"no function of {whole.name} has a signing key any more: somebody removed it by hand. Make the deployment"
             f" anew: pywren-ng teardown, and setup, with --region {account.region} --name {whole.name}"
         )
-    variables = {template.STORE: whole.outputs["Store"] + template.TOLD, template.KEY: keys.most_common(1)[0][0]}
+    variables = {template.STORE: whole.outputs["Store"] + template.TOLD, template.KEY: key}
+    if whole.plan.password:
+        if known := password or _usual(found, PASSWORD):
+            variables[PASSWORD] = known
+        else:
+            say("No function has the password of Redis any more: somebody removed it by hand. Say it again: pywren-ng")
+            say(f"setup --redis-password --region {account.region} --name {whole.name}")
     for function, has in zip(functions, found, strict=True):
         wrong = _wrong(function, has, whole.plan.disk, made[function.runtime], variables)
         if wrong:
+            check_room(function.name, wrong)
             say(f"{function.name} was changed by hand, and is set back: {', '.join(sorted(wrong))}.")
             with account.asking(f"set back the function {function.name}"):
                 account.client("lambda").update_function_configuration(FunctionName=function.name, **wrong)
@@ -229,6 +248,23 @@ def _wrong(
     if not variables.items() <= _variables(has).items():  # others that somebody added are no harm
         wrong["Environment"] = {"Variables": {**_variables(has), **variables}}
     return wrong
+
+
+def check_room(function: str, wrong: Mapping[str, Any]) -> None:
+    """DeploymentError if there are too many variables: of these, Lambda's own error would show the values."""
+    variables = wrong.get("Environment", {}).get("Variables", {})
+    size = len(json.dumps(variables).encode())
+    if size > _MOST_VARIABLES:
+        raise DeploymentError(
+            f"the environment variables of {function} would be {size:,} bytes, and Lambda takes {_MOST_VARIABLES:,}:"
+            f" remove what somebody added by hand, of {', '.join(sorted(variables))}; then run setup again"
+        )
+
+
+def _usual(functions: Iterable[Mapping[str, Any]], name: str) -> str | None:
+    """What most of them have for a variable; None if none has it."""
+    values = Counter(value for each in functions if (value := _variables(each).get(name)))
+    return values.most_common(1)[0][0] if values else None
 
 
 def _variables(function: Mapping[str, Any]) -> dict[str, str]:

@@ -52,13 +52,13 @@ def find(account: Account, name: str) -> Stack | None:
     return Stack(found["StackName"], found["StackId"], found["StackStatus"], outputs, tags)
 
 
-def changed(account: Account, name: str, body: str, plan: Plan, key: str | None) -> Stack:
-    """Make the stack, or bring it up to date: a key of None is the one that it has."""
+def changed(account: Account, name: str, body: str, plan: Plan, secrets: Mapping[str, str | None]) -> Stack:
+    """Make the stack, or bring it up to date: of the secrets None is what it has, and with no key it is there."""
     client = account.client("cloudformation")
     given: list[dict[str, object]] = [
-        {"ParameterKey": name, "ParameterValue": value} for name, value in parameters(plan).items()
+        {"ParameterKey": name, **({"UsePreviousValue": True} if value is None else {"ParameterValue": value})}
+        for name, value in {**parameters(plan), **secrets}.items()
     ]
-    given.append({"ParameterKey": "Key", **({"ParameterValue": key} if key else {"UsePreviousValue": True})})
     wish: dict[str, Any] = {
         "StackName": name,
         "TemplateBody": body,
@@ -67,7 +67,7 @@ def changed(account: Account, name: str, body: str, plan: Plan, key: str | None)
         "Tags": [{"Key": key, "Value": value} for key, value in plan.tags],
     }
     with account.asking(f"set up the stack {name}"):
-        if key:
+        if secrets["Key"]:
             id = client.create_stack(**wish)["StackId"]
         else:
             try:

@@ -14,6 +14,7 @@ from typing import Any
 from pywren_ng.deploy import policies
 from pywren_ng.deploy.plan import Function, Plan, Runtime
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores.redis_settings import PASSWORD
 
 LARGEST = 51_200  # bytes of a template that is not in a bucket; one that is could be changed there
 TIMEOUT = 900
@@ -60,7 +61,7 @@ def render(plan: Plan, name: str, layers: Mapping[Runtime, str]) -> str:
 
 
 def parameters(plan: Plan) -> dict[str, str]:
-    """All but the key."""
+    """All but the secrets."""
     return {
         "Setup": plan.encode(),
         "Bucket": plan.bucket,
@@ -71,6 +72,9 @@ def parameters(plan: Plan) -> dict[str, str]:
 
 
 def _function(plan: Plan, function: Function, bucket: str, layer: str) -> dict[str, Any]:
+    variables = {STORE: {"Fn::Sub": f"s3://{bucket}/${{Folder}}{TOLD}"}, KEY: {"Ref": "Key"}}
+    if plan.password:
+        variables[PASSWORD] = {"Ref": "RedisPassword"}
     properties: dict[str, Any] = {
         "FunctionName": function.name,
         "Runtime": f"python{function.runtime.python}",
@@ -83,12 +87,7 @@ def _function(plan: Plan, function: Function, bucket: str, layer: str) -> dict[s
         "Layers": [layer],
         "Role": plan.role or {"Fn::GetAtt": ["Role", "Arn"]},
         "LoggingConfig": {"LogGroup": {"Ref": "Log"}},
-        "Environment": {
-            "Variables": {
-                STORE: {"Fn::Sub": f"s3://{bucket}/${{Folder}}{TOLD}"},
-                KEY: {"Ref": "Key"},
-            }
-        },
+        "Environment": {"Variables": variables},
     }
     if plan.subnets:
         properties["VpcConfig"] = {"SubnetIds": list(plan.subnets), "SecurityGroupIds": list(plan.groups)}

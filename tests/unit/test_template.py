@@ -14,10 +14,10 @@ from cfnlint.api import lint_all
 
 from pywren_ng import deployment
 from pywren_ng.deploy import plan as plans
-from pywren_ng.deploy import template
+from pywren_ng.deploy import setup, template
 from pywren_ng.deploy.plan import Plan, check, filled, plus
 from pywren_runtime import wire
-from pywren_runtime.errors import ConfigError
+from pywren_runtime.errors import ConfigError, DeploymentError
 
 NAME = "pywren-ng"
 LAYER = "arn:aws:lambda:eu-west-3:123456789012:layer:py{0}-{1}:7"
@@ -34,6 +34,7 @@ FULL = filled(
         boundary="arn:aws:iam::123456789012:policy/boundary",
         subnets=("subnet-0123456789abcdef0",),
         groups=("sg-0123456789abcdef0",),
+        password=True,
     ),
     NAME,
 )
@@ -109,13 +110,29 @@ def test_no_two_functions_share_a_name_in_the_template() -> None:
     assert len(resources(many, "Lambda::Function")) == 9
 
 
-def test_the_key_stands_nowhere_but_in_the_functions_environment() -> None:
-    loaded = yaml.load(rendered(PLAIN), Loader)
-    assert loaded["Parameters"]["Key"]["NoEcho"] is True
-    assert json.dumps(loaded).count('{"Ref": "Key"}') == 1
+@pytest.mark.parametrize(
+    ("secret", "variable"), [("Key", "PYWREN_NG_INTERNAL_KEY"), ("RedisPassword", "REDISCLI_AUTH")]
+)
+def test_a_secret_stands_nowhere_but_in_the_functions_environment(secret: str, variable: str) -> None:
+    loaded = yaml.load(rendered(FULL), Loader)
+    assert loaded["Parameters"][secret]["NoEcho"] is True
+    functions = resources(FULL, "Lambda::Function")
+    assert json.dumps(loaded).count(f'{{"Ref": "{secret}"}}') == len(functions)
+    assert {json.dumps(each["Environment"]["Variables"][variable]) for each in functions} == {f'{{"Ref": "{secret}"}}'}
+    assert secret not in template.parameters(FULL)
+
+
+def test_a_password_is_in_the_environment_only_if_there_is_one() -> None:
     (function,) = resources(PLAIN, "Lambda::Function")
-    assert function["Environment"]["Variables"]["PYWREN_NG_INTERNAL_KEY"] == {"Ref": "Key"}
-    assert "Key" not in template.parameters(PLAIN)
+    assert "REDISCLI_AUTH" not in function["Environment"]["Variables"]
+
+
+def test_what_lambda_would_show_in_its_own_error_is_not_sent() -> None:
+    variables = {"REDISCLI_AUTH": "hidden", "OWN": "x" * 4100}
+    with pytest.raises(DeploymentError, match=r"would be 4,1\d\d bytes, and Lambda takes 4,096: .* OWN") as refused:
+        setup.check_room("there-w1", {"Environment": {"Variables": variables}})
+    assert "hidden" not in str(refused.value)
+    setup.check_room("there-w1", {"MemorySize": 1})
 
 
 def test_everything_that_is_put_has_its_rule() -> None:
