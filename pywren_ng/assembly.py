@@ -67,7 +67,9 @@ class Assembly:
             undo.callback(self.scratch.close)
             module = backend_module(backend)
             self.store: Store = open_store(store, access) if store else module.own_store(self.scratch.path, access)
-            self.arch: str = module.billed(access) if hasattr(module, "billed") else ""
+            arch, memory = module.billed(access) if hasattr(module, "billed") else ("", None)
+            self.arch: str = arch
+            self.memory: int | None = memory  # MB of workers for tasks that ask for none
             packages, comparison = _packages(
                 module, access, requirements, self.store, compares=compares, told=uploading(progress)
             )
@@ -174,7 +176,7 @@ def backend_module(name: str) -> Any:
 
     It has `own_store(directory, access)`, the store if the user names none, and `make(store, *, directory,
     max_workers, access)`; one whose workers can be given packages has `target(access)`, the Python and platform on
-    which they run; one that is paid for has `billed(access)`, by which processor's price.
+    which they run; one that is paid for has `billed(access)`, by which processor's price, and for how many MB.
     """
     if not name.isidentifier():
         raise _unknown(name)

@@ -311,7 +311,7 @@ class Executor(Maps, Reducing, Grouping, Sorting, futures.Executor):  # type: ig
         return Premises(
             backend=whole.backend,
             store=whole.store.url,
-            memory=self._options.memory,
+            memory=whole.memory if self._options.memory is None else self._options.memory,
             access=whole.access,
             stop=whole.engine.stop,
             workers=self._max_workers,

@@ -30,9 +30,10 @@ def target(access: Access) -> Target:
     return on_lambda(HERE, deployed(access).arch)
 
 
-def billed(access: Access) -> str:
-    """By which processor's price its workers are paid."""
-    return deployed(access).arch
+def billed(access: Access) -> tuple[str, int]:
+    """By which processor's price its workers are paid, and how many MB one has for tasks that ask for none."""
+    where = deployed(access)
+    return where.arch, where.memory
 
 
 def invoker(where: Deployment, access: Access) -> Invoker:
