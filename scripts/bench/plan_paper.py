@@ -12,10 +12,9 @@ from itertools import product
 from math import ceil
 
 from pywren_runtime.errors import ConfigError
-from pywren_runtime.rates import rates
 from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.planning.planner import make_plan
-from pywren_shuffle.planning.terms import Terms, Tier, lambda_workers, tier_named
+from pywren_shuffle.planning.terms import Terms, Tier, fleet_of, lambda_workers, tier_named
 from pywren_shuffle.planning.words import bytes_in_words
 from pywren_shuffle.records import open_format
 
@@ -88,20 +87,15 @@ def _plan(size: int, tier: Tier, memory: int) -> Plan:
 
 def _redis(size: int, copies: int) -> tuple[Tier, str]:
     """The cheapest nodes of one kind that hold so much so often, as one tier, and what they are."""
-    told = rates()["redis"]
-    fleets = []
-    for kind, node in told["nodes"].items():
-        number = ceil(size * copies / (node["gib"] * 2**30 * told["of_memory"]))
-        fleets.append((number * node["per_hour"], number, kind, node))
-    price, number, kind, node = min(fleets, key=lambda fleet: fleet[:3])
+    fleet = fleet_of(size * copies)
     tier = tier_named("redis")
     tier = replace(
         tier,
-        puts=number * tier.puts,
-        gets=number * tier.gets,
-        bandwidth=number * node["bytes_per_second"],
+        puts=fleet.number * tier.puts,
+        gets=fleet.number * tier.gets,
+        bandwidth=fleet.bandwidth,
         capacity=size * copies,
-        connections=number + tier.connections,
-        per_hour=price,
+        connections=fleet.number + tier.connections,
+        per_hour=fleet.per_hour,
     )
-    return tier, f"{number:,} {kind.removeprefix('cache.')}"
+    return tier, f"{fleet.number:,} {fleet.kind.removeprefix('cache.')}"

@@ -223,6 +223,24 @@ def test_what_a_store_cannot_hold_goes_through_it_in_rounds_or_elsewhere() -> No
     refused(TB, "room: 1 TB of intermediate data would lie on redis", tiers=(small,))
 
 
+def test_a_redis_of_which_only_the_url_is_known() -> None:
+    """It is one server, whose price is not known, and which lets in so many."""
+    one = replace(tier_named("redis"), capacity=40 * GB)
+    plan = plan_of(10 * GB, tiers=(one, S3))
+    assert plan.tier == "redis" and "without what redis costs by the hour" in str(plan)
+    assert "$0.22 for 1 cache.r7g.large" in str(plan)
+    assert plan.seconds is not None and plan.seconds > 2 * 10 * GB / one.bandwidth
+    (option,) = (option for option in plan.rejected if option.name.startswith("1 level on s3"))
+    assert option.why == "redis was asked for" and option.seconds is not None and option.seconds < plan.seconds
+    rented = plan_of(10 * GB, tiers=(replace(one, per_hour=3.0), S3))
+    assert rented.dollars == pytest.approx((plan.dollars or 0) + 3) and "without what" not in str(rented)
+    few = plan_of(10 * GB, tiers=(replace(one, most_workers=3), S3))
+    assert few.tier == "s3"
+    assert {option.why for option in few.rejected if option.name.endswith("redis")} == {
+        "connections: 1,000 workers at once would read and write redis, which lets in 3 more (its maxclients)"
+    }
+
+
 @given(st.integers(0, 10**14), st.integers(1, 3000), st.floats(60, 10_000), st.floats(10, 10_000))
 @settings(max_examples=100, deadline=None)
 def test_every_plan_fits_or_is_refused(total: int, workers: int, memory: float, record: float) -> None:

@@ -502,3 +502,6 @@ def test_the_room_of_a_cluster_follows_from_the_fullest() -> None:
     assert room_of([b"used_memory:100\r\nmaxmemory:0\r\ntotal_system_memory:1100\r\n"], None).bytes == 800
     assert room_of([b""], None).bytes is None
     assert room_of([b""], 7).bytes == 7
+    clients = room_of([b"maxclients:100\r\nconnected_clients:2\r\n", b"maxclients:50\r\nconnected_clients:1\r\n"], None)
+    assert (clients.servers, clients.processes) == (2, 24)
+    assert room_of([b""], None).processes is None

@@ -1,4 +1,4 @@
-"""How much may lie in the memory of a Redis server, and whether it stays: what `INFO memory` says, in our words."""
+"""How much may lie in the memory of a Redis server, and whether it stays, and how many may ask: what INFO says."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,12 @@ from typing import Any, Final
 
 __all__ = ["Room", "room_of"]
 
-_FIELD = re.compile(rb"^(maxmemory|maxmemory_policy|used_memory|total_system_memory):([^\r\n]*)", re.MULTILINE)
+_FIELD = re.compile(
+    rb"^(maxmemory|maxmemory_policy|used_memory|total_system_memory|maxclients|connected_clients):([^\r\n]*)",
+    re.MULTILINE,
+)
 _USABLE: Final = 0.8  # of what is free: the rest is for connections, and for what memory allocators lose
+_EACH: Final = 2  # connections of one process to each server
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +22,14 @@ class Room:
     bytes: int | None
     policy: str = ""  # what the server does when its memory is full; empty if it does not say
     doubts: tuple[str, ...] = ()
+    servers: int = 1
+    processes: int | None = None  # that may be connected at once, None if it does not say
 
 
 def room_of(replies: Sequence[Any], most: int | None) -> Room:
-    """The room that a cluster's masters have together, `most` bytes if the user says so.
+    """The room that a cluster's masters have together, `most` bytes if the user says so: a reply of each of them.
 
-    Keys spread evenly, so that the server with the least room decides.
+    Keys spread evenly, so that the server with the least room decides; every process asks every server.
     """
     said = [_fields(reply) for reply in replies]
     policies = sorted({fields["maxmemory_policy"] for fields in said if "maxmemory_policy" in fields})
@@ -40,7 +46,9 @@ def room_of(replies: Sequence[Any], most: int | None) -> Room:
     room = int(_USABLE * min(known) * len(free)) if known and len(known) == len(free) else None
     if most is not None:
         room = most if room is None else min(most, room)
-    return Room(room, " ".join(policies), tuple(doubts))
+    clients = [left for fields in said if (left := _clients(fields)) is not None]
+    processes = min(clients) // _EACH if clients else None
+    return Room(room, " ".join(policies), tuple(doubts), max(1, len(said)), processes)
 
 
 def _free(fields: dict[str, str]) -> int | None:
@@ -49,6 +57,11 @@ def _free(fields: dict[str, str]) -> int | None:
         return None
     limit = limit or _number(fields, "total_system_memory")  # no limit of its own: then the machine's
     return None if limit is None else max(0, limit - (_number(fields, "used_memory") or 0))
+
+
+def _clients(fields: dict[str, str]) -> int | None:
+    most = _number(fields, "maxclients")
+    return None if most is None else max(0, most - (_number(fields, "connected_clients") or 0))
 
 
 def _number(fields: dict[str, str], name: str) -> int | None:

@@ -178,10 +178,12 @@ class RedisStore:
         self._links.close()
 
     def room(self) -> Room:
-        """What the servers say of their memory; see `Room` for what they may not say."""
-        units = [Unit([(b"INFO", b"memory")], at=address) for address in self._links.masters("ask for the memory")]
-        replies = self._links.ask(units, "ask for the memory")
-        return room_of([reply for (reply,) in replies], self._settings.most)
+        """What the servers say of their memory and clients; see `Room` for what they may not say."""
+        asked: list[Command] = [(b"INFO", b"memory"), (b"INFO", b"clients")]
+        units = [Unit(asked, at=address) for address in self._links.masters("be asked for its memory")]
+        replies = self._links.ask(units, "be asked for its memory")
+        said = [b"".join(part for part in reply if isinstance(part, bytes)) for reply in replies]
+        return room_of(said, self._settings.most)
 
     # ── reading ──
 

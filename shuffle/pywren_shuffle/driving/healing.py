@@ -20,6 +20,7 @@ from pywren_shuffle.phases.partition import Block, PartitionTask
 from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.places.inputs import folder_of
 from pywren_shuffle.places.spare import BlocksLost, Roomy, missing, said
+from pywren_shuffle.planning.terms import Tier
 
 __all__ = ["Healing", "blocks_of"]
 
@@ -48,29 +49,40 @@ class Healing:
         self.notices: list[str] = []
         self._exchange = exchange
         self._tier, self._place = tier, place
+        self._named = place.partition("?")[0]  # for the user, who has not written its options
         self._run_all, self._name = run_all, name
         self._requests = requests
         self._made: dict[str, tuple[Function, Task, Sequence[Block]]] = {}  # by which task, and what else that gave
         self._now: dict[str, Block] = {}  # what stands for each block: itself, or what was made again of it
 
-    def room(self) -> float | None:
-        """How many bytes may lie in the tier; None if it is of no use, and is not used. The user is told of doubts."""
+    def told(self, tier: Tier) -> Tier | None:
+        """The tier as its store describes it; None if it is of no use, and not used. The user is told of doubts."""
         store: object = self._exchange.open(self._tier) if self.active else None
         if not isinstance(store, Roomy):
-            return inf
+            return tier
         try:
             room = store.room()
         except StoreError as error:
-            self.active = False
-            self._tell(f"{self._tier} is not used, and {self._place} is instead: {said(error)}")
+            self.forgo(said(error))
             return None
         for doubt in room.doubts:
-            self._tell(f"{self._tier} may lose data, which is then made again in {self._place}: {doubt}")
+            self._tell(f"{self._tier} may lose data, which is then made again in {self._named}: {doubt}")
         if room.bytes == 0:
-            self.active = False
-            self._tell(f"{self._tier} is not used, and {self._place} is instead: its memory is full")
+            self.forgo("its memory is full")
             return None
-        return inf if room.bytes is None else float(room.bytes)
+        return replace(
+            tier,
+            capacity=inf if room.bytes is None else float(room.bytes),
+            puts=room.servers * tier.puts,
+            gets=room.servers * tier.gets,
+            bandwidth=room.servers * tier.bandwidth,
+            most_workers=inf if room.processes is None else room.processes,
+        )
+
+    def forgo(self, why: str) -> None:
+        """Do without the tier, in which nothing lies yet."""
+        self.active = False
+        self._tell(f"{self._tier} is not used, and {self._named} is instead: {why}")
 
     def run(self, run: Function, tasks: Sequence[Task]) -> list[Any]:
         """What `run` gives for each task, though what it reads was lost, or what it writes was not taken."""
@@ -102,7 +114,7 @@ class Healing:
 
     def leave(self, id: str, lost: BlocksLost) -> None:
         """Use the tier no more, and remove what one shuffle has there."""
-        self._tell(f"blocks were lost in {self._tier}, and all is made again in {self._place}: {lost}")
+        self._tell(f"blocks were lost in {self._tier}, and all is made again in {self._named}: {lost}")
         self.remove(self._tier, self.keys(self._tier, f"shuffles/{id}/"))
         self.active = False
 
@@ -142,7 +154,7 @@ class Healing:
         gone = missing(self._exchange, self._tier, doubtful)
         self._tell(
             f"{len(gone):,} of {len(doubtful):,} blocks were lost in {self._tier}, and are made again in"
-            f" {self._place}: {reason}"
+            f" {self._named}: {reason}"
         )
         for run, keys in groupby(gone, lambda key: self._made[key][0]):
             lost = {had[0].key: (task, had) for _, task, had in map(self._made.__getitem__, keys)}  # each task once
@@ -179,7 +191,7 @@ class Healing:
     def _tell_of(self, reasons: Sequence[str], tasks: int) -> None:
         if reasons:
             self._tell(
-                f"{len(reasons):,} of {tasks:,} blocks went to {self._place}, as {self._tier} did not take them:"
+                f"{len(reasons):,} of {tasks:,} blocks went to {self._named}, as {self._tier} did not take them:"
                 f" {reasons[0]}"
             )
 

@@ -36,6 +36,16 @@ class Room(Protocol):
         """Why that may not hold, for the user."""
         ...
 
+    @property
+    def servers(self) -> int:
+        """Over how many of them keys spread."""
+        ...
+
+    @property
+    def processes(self) -> int | None:
+        """How many may be connected at once; None if nobody knows."""
+        ...
+
 
 @runtime_checkable
 class Roomy(Protocol):

@@ -29,6 +29,7 @@ def refusal(work: Work, shape: Shape, steps: tuple[Step, ...], terms: Terms) -> 
         _capacity(work, shape, terms),
         _uploads(work, shape, terms),
         _descriptors(shape, terms),
+        _clients(shape, terms),
         _time(steps, terms),
     )
     return next((said for check in checks for said in check), "")
@@ -94,6 +95,17 @@ def _descriptors(shape: Shape, terms: Terms) -> Iterator[str]:
             f"file descriptors: a worker would hold about {needed:,} connections and files, and may have"
             f" {terms.workers.most_descriptors:,}"
         )
+
+
+def _clients(shape: Shape, terms: Terms) -> Iterator[str]:
+    tasks = max(shape.merges, *(layer.objects for layer in shape.layers))
+    workers = min(tasks, terms.workers.at_once)
+    for tier in {terms.tier(layer.tier) for layer in shape.layers}:
+        if workers > tier.most_workers:
+            yield (
+                f"connections: {workers:,} workers at once would read and write {tier.name}, which lets in"
+                f" {tier.most_workers:,} more (its maxclients)"
+            )
 
 
 def _time(steps: tuple[Step, ...], terms: Terms) -> Iterator[str]:

@@ -190,7 +190,7 @@ def dollars_of(steps: Iterable[Step], terms: Terms) -> float:
                 found += number * source.per_get
             elif not kind.startswith("Delete"):
                 found += number * target.per_put
-    return found + sum(tier.per_hour * ceil(lasts / 3600) for tier in used.values())
+    return found + sum((tier.per_hour or 0.0) * ceil(lasts / 3600) for tier in used.values())
 
 
 def with_actual(plan: Plan, took: Mapping[str, Took], around: Counter[str], seconds: float, terms: Terms) -> Plan:

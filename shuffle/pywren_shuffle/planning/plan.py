@@ -103,6 +103,7 @@ class Plan:
     steps: tuple[Step, ...] = ()
     seconds: float | None = None
     dollars: float | None = None
+    unpriced: bool = False  # whether there is a store beside, whose price by the hour is not known and not in them
     why: str = ""
     rejected: tuple[Option, ...] = ()
     what: str = "sort"

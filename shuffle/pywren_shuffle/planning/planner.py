@@ -112,6 +112,7 @@ def make_plan(
         _plan_of(chosen),
         seconds=chosen.seconds,
         dollars=chosen.dollars,
+        unpriced=any(terms.tier(layer.tier).per_hour is None for layer in chosen.shape.layers),
         why=_reason(chosen, least, partitions),
         rejected=tuple(_others(chosen, found, partitions or least)),
     )

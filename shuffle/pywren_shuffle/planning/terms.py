@@ -5,12 +5,23 @@ rates.json ──► tier_named, lambda_workers ──► Terms(workers, source,
 
 import os
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 from pywren_runtime.rates import rates
 
-__all__ = ["FOLDER", "Terms", "Tier", "Workers", "free_below", "kind_of", "lambda_workers", "tier_named"]
+__all__ = [
+    "FOLDER",
+    "Fleet",
+    "Terms",
+    "Tier",
+    "Workers",
+    "fleet_of",
+    "free_below",
+    "kind_of",
+    "lambda_workers",
+    "tier_named",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +40,12 @@ class Tier:
     capacity: float = inf  # bytes
     most_parts: int = 10_000  # of which an object may be made
     connections: int = 16  # that each worker has to it
+    most_workers: float = inf  # that may be connected at once
     per_put: float = 0.0  # dollars
     per_get: float = 0.0
     per_byte_in: float = 0.0
     per_byte_out: float = 0.0
-    per_hour: float = 0.0  # of which each that has begun is paid
+    per_hour: float | None = 0.0  # of which each that has begun is paid; None if nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,16 @@ class Terms:
         return next(tier for tier in (*self.tiers, self.source, self.target) if tier.name == name)
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Nodes of ElastiCache."""
+
+    per_hour: float
+    number: int
+    kind: str
+    bandwidth: float  # bytes a second of all of them
+
+
 FOLDER: Final = Tier("folder")
 
 
@@ -82,7 +104,7 @@ def lambda_workers(at_once: int, memory: float, architecture: str = "x86_64") ->
 def tier_named(name: str) -> Tier:
     """The tier of that name as `rates.json` has it; of what is not there nothing is known.
 
-    For Redis these are rates of one node without capacity and price, which follow from the node.
+    For Redis these are rates of one small server; its capacity and price follow from which it is, see `fleet_of`.
     """
     told = rates().get(name)
     if told is None:
@@ -93,12 +115,24 @@ def tier_named(name: str) -> Tier:
         gets=told["gets_per_second"],
         prefixes=told.get("prefixes", 1),
         prefixes_after=told.get("seconds_to_split_a_prefix", 0.0),
+        bandwidth=told.get("bytes_per_second", inf),
         most_parts=told.get("most_parts", 10_000),
         per_put=told.get("per_put", 0.0),
         per_get=told.get("per_get", 0.0),
         per_byte_in=told.get("per_byte_in", 0.0),
         per_byte_out=told.get("per_byte_out", 0.0),
+        per_hour=None if "nodes" in told else 0.0,
     )
+
+
+def fleet_of(size: int) -> Fleet:
+    """The cheapest nodes of one kind that hold so many bytes."""
+    told = rates()["redis"]
+    fleets = []
+    for kind, node in told["nodes"].items():
+        number = ceil(size / (node["gib"] * 2**30 * told["of_memory"])) or 1
+        fleets.append(Fleet(number * node["per_hour"], number, kind, number * node["bytes_per_second"]))
+    return min(fleets, key=lambda fleet: (fleet.per_hour, fleet.number, fleet.kind))
 
 
 def kind_of(url: str) -> str:

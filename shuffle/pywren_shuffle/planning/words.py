@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pywren_shuffle.planning.plan import Layer, Plan, Step, requests_of
+from pywren_shuffle.planning.terms import fleet_of
 
 __all__ = ["bytes_in_words", "words_of"]
 
@@ -93,6 +94,12 @@ def _table(plan: Plan) -> Iterator[str]:
     for row in rows:  # what has nothing to show is left out
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
         yield ("  " + "  ".join(cells)).rstrip()
+    if plan.unpriced:
+        fleet = fleet_of(plan.bytes)
+        yield (
+            f"  – without what {plan.tier} costs by the hour, which nobody knows here: ElastiCache would take"
+            f" {_dollars(fleet.per_hour)} for {fleet.number:,} {fleet.kind}"
+        )
     if plan.seconds is None:
         yield "  – nothing is known of how fast a folder is"
 
