@@ -235,9 +235,9 @@ class Grouping(Sorting):
         """
         from pywren_shuffle.group import map_reduce_by_key
 
-        premises = self._premises()
         place = None if output is None else self._place(output)
         how = self._how(place, partitions, memory, overwrite, intermediate)
+        premises = self._premises()
         beside = premises.place if premises.place.startswith("s3:") else None
         kept = list(items)  # as they are now, and an error of the iterable is the caller's
 
@@ -276,9 +276,8 @@ class Grouping(Sorting):
 
         premises = self._premises()
         apart = premises.place if premises.store.startswith("s3:") and (place or "").startswith("s3:") else None
-        if intermediate is not None:
-            apart = between(intermediate, premises)
-        return How(partitions, usable(memory, premises), overwrite, apart)
+        lies = None if intermediate is None else between(intermediate, premises)
+        return How(partitions, usable(memory, premises), overwrite, lies, spare=apart)
 
     def _told(self, target: Place, done: "Reduced[T]") -> "Reduced[T]":
         """What was done, with parts under the names that the caller would use, and not those that workers need."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from pywren_ng.credentials import Access, as_told
 from pywren_runtime.errors import ConfigError
+from pywren_runtime.stores import without_password
 
 if TYPE_CHECKING:
     from pywren_runtime.stores import Store
@@ -97,7 +98,7 @@ class Sorting:
         from pywren_shuffle.planning.terms import lambda_workers
 
         premises = self._premises()
-        opener, memory = _opener(premises.access), premises.memory or 0
+        opener, memory = _opener(premises, cast(Executor, self)), premises.memory or 0
         workers = lambda_workers(premises.workers, memory, premises.arch) if premises.arch else None
         return Host(premises.stop, lingers=not premises.is_here, open_store=opener, workers=workers)
 
@@ -125,9 +126,9 @@ class Sorting:
 
         `intermediate` is where data lies between the phases: `redis://host`, `rediss://host`, `redis+cluster://host` or
         an S3 prefix. What Redis does not take or loses is made again beside the output, and `notices` of the result
-        say so. A password is in REDISCLI_AUTH, also in the environment of workers.
+        say so. Workers find its password in REDISCLI_AUTH, on Lambda by `pywren-ng setup --redis-password`.
         """
-        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
+        places, to, usable_memory, lies, apart = self._given(source, target, memory, intermediate)
         self._begin(records, places)
         from pywren_shuffle.sort import sort
 
@@ -141,7 +142,8 @@ class Sorting:
             partitions=partitions,
             memory=usable_memory,
             overwrite=overwrite,
-            intermediate=apart,
+            intermediate=lies,
+            spare=apart,
         )
         # Under the names that the caller would use, and not those that workers need.
         if to.startswith("s3:"):
@@ -168,7 +170,7 @@ class Sorting:
         """
         from pywren_shuffle.sort import plan_sort
 
-        places, to, usable_memory, apart = self._given(source, target, memory, intermediate)
+        places, to, usable_memory, lies, apart = self._given(source, target, memory, intermediate)
         return plan_sort(
             cast(Executor, self),
             places,
@@ -178,7 +180,8 @@ class Sorting:
             reverse=reverse,
             partitions=partitions,
             memory=usable_memory,
-            intermediate=apart,
+            intermediate=lies,
+            spare=apart,
         )
 
     def _begin(self, records: str, places: Sequence[str]) -> None:
@@ -191,15 +194,14 @@ class Sorting:
 
     def _given(
         self, source: Places, target: Place, memory: float | None, intermediate: str | None
-    ) -> tuple[list[str], str, float | None, str | None]:
-        """Places as workers reach them, MB for data, and where intermediate data lies if not beside the target."""
+    ) -> tuple[list[str], str, float | None, str | None, str | None]:
+        """Places as workers reach them, MB for data; where intermediate data lies, and what does not lie there."""
         premises = self._premises()
         places = [source] if isinstance(source, str | os.PathLike) else list(source)
         to = seen(target, premises)
         apart = premises.place if premises.store.startswith("s3:") and to.startswith("s3:") else None
-        if intermediate is not None:
-            apart = between(intermediate, premises)
-        return [seen(place, premises) for place in places], to, usable(memory, premises), apart
+        lies = None if intermediate is None else between(intermediate, premises)
+        return [seen(place, premises) for place in places], to, usable(memory, premises), lies, apart
 
     @_submitting(sort)
     def submit_sort(self) -> None:  # its parameters are those of `sort`
@@ -208,7 +210,19 @@ class Sorting:
 
 def between(place: str, premises: Premises) -> str:
     """Where intermediate data is to lie, as a worker can reach it."""
-    return place if place.startswith("redis") else seen(place, premises)
+    if not place.startswith("redis"):
+        return seen(place, premises)
+    if premises.is_here:
+        return place
+    from pywren_runtime.stores.redis_settings import parse
+
+    parse(place)  # here, and not in a worker
+    if without_password(place) != place:
+        raise ConfigError(
+            f"the password in the URL of {without_password(place)} would not come to workers of the backend"
+            f" {premises.backend!r}: leave it out, and give it to the functions: pywren-ng setup --redis-password."
+        )
+    return place
 
 
 def usable(asked: float | None, premises: Premises) -> float | None:
@@ -254,16 +268,20 @@ def _without_client(url: str) -> str:
     return "?".join(filter(None, (head, "&".join(options))))
 
 
-def _opener(access: Access) -> "Callable[[str], Store]":
-    """How the driver opens a place that was named for workers: as the client."""
+def _opener(premises: Premises, executor: Executor) -> "Callable[[str], Store]":
+    """How the driver opens a place that was named for workers: as the client, or through one of them."""
 
     def open_store(url: str) -> "Store":
         from pywren_runtime import stores
 
+        if url.startswith("redis") and not premises.is_here:
+            from pywren_shuffle.places.afar import Afar
+
+            return Afar(url, executor)
         if not url.startswith("s3:"):
             return stores.open_store(url)
         from pywren_runtime.stores.s3_store import S3Store
 
-        return S3Store(url, credentials=as_told(url, access)[1])
+        return S3Store(url, credentials=as_told(url, premises.access)[1])
 
     return open_store

@@ -6,6 +6,7 @@ from claims import Claim, Ran
 from claims.aws import EACH, all_of_it, named
 
 SORTS = "tests/system/test_redis_sorts.py"
+ON_LAMBDA = "tests/system/test_redis_on_lambda.py"
 STORE = "tests/unit/test_redis_store.py"
 BENCH = "scripts/bench/tiers.py"
 PLACES = ("folder", "s3", "redis", "cluster", "tls")
@@ -58,6 +59,12 @@ CLAIMS = [
         command=(*EACH, "{source}/" + STORE),
         read=all_of_it,
         needs=(STORE,),
+    ),
+    Claim(
+        *("4j", "Redis on Lambda, by a password that only the functions know", "answers, DBSIZE, seen nowhere"),
+        command=(*EACH, "{source}/" + ON_LAMBDA),
+        read=all_of_it,
+        needs=(ON_LAMBDA,),
     ),
     section("6a", "sorts", "folder, S3 and Redis at P = 16, 64", "values right, requests as counted"),
     section("6b", "client", "our store beside bare redis-py with hiredis", "≥ 0.9× at each size"),

@@ -32,6 +32,7 @@ which AWS refuses; Lambda's own win. A runtime without an interpreter here is a 
 
 **Knobs** (control.py, faults.py): faults `throttle error kill duplicate drop stall reset_before reset_after`, each a
 fraction, or an object {fraction, times, seconds, function, delay}; settings `cold_start account_concurrency ramp
-ramp_seconds real_environments idle_seconds init_seconds retry_delay throttle_delay secure seed`. Each fault counts what
-it injected, and `/_local/state` has counters of everything else.
+ramp_seconds real_environments idle_seconds init_seconds retry_delay throttle_delay secure seed needle`. Each fault
+counts what it injected, and `/_local/state` has counters of everything else: `seen in <service>` of the requests in
+which the text `needle` stood, or in what an Invoke brought back, as it is or in base64.
 """

@@ -38,6 +38,7 @@ class Settings:
     throttle_delay: float = 0.1
     secure: bool = True  # whether policies are told that a request came by TLS
     seed: int = 0
+    needle: str = ""  # what to look for in requests, and in what Invokes bring back
 
 
 class Knobs:

@@ -57,6 +57,7 @@ class How:
     overwrite: bool = False
     intermediate: str | None = None
     hedging: bool = True
+    spare: str | None = None
 
 
 USUAL: Final = How()
@@ -240,7 +241,7 @@ class Spread(Run):
     IS_SPREAD = True  # see `spill`
 
     def __init__(self, executor: Executor, format: Any, target: Place, how: How, id: str = "") -> None:
-        super().__init__(executor, format, target, how.intermediate, how.hedging, id)
+        super().__init__(executor, format, target, how.intermediate, how.hedging, id, spare=how.spare)
         self._how = how
 
     def run(self, source: Any) -> "Reduced[Any]":

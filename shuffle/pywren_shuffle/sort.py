@@ -51,6 +51,7 @@ def sort(
     splits: int | None = None,
     overwrite: bool = False,
     intermediate: str | None = None,
+    spare: str | None = None,
     hedging: bool = True,
     terms: Terms | None = None,
 ) -> Sorted:
@@ -59,11 +60,12 @@ def sort(
     `memory` is what a worker may use for data, in MB beside its interpreter and imports. One task merges `together`
     neighbouring partitions, and reads of each block what is theirs at once. `splits` is how many there are if memory
     allows no fewer, and `levels` how often all data is exchanged, where the plan is not to decide. Intermediate data
-    lies below `shuffles/` in the store `intermediate`, by default that of the target, and goes whatever happens. Plans
-    follow from what the executor and `rates.json` say, or from `terms`.
+    lies below `shuffles/` in the store `intermediate`, and goes whatever happens; what that does not take or loses lies
+    in the store `spare`. Each is by default the next: `spare`, the target. Plans follow from what the executor and
+    `rates.json` say, or from `terms`.
     """
     format = open_format(records, key=key, reverse=reverse)
-    run = Run(executor, format, target, intermediate, hedging, terms=terms)
+    run = Run(executor, format, target, intermediate, hedging, terms=terms, spare=spare)
     try:
         found = run.found(source, overwrite)
         plan = run.planned(found, partitions, together, memory, levels, splits)
@@ -110,10 +112,12 @@ def plan_sort(
     levels: int | None = None,
     splits: int | None = None,
     intermediate: str | None = None,
+    spare: str | None = None,
     terms: Terms | None = None,
 ) -> Plan:
     """How `sort` would do it, without doing it: what is read are sizes, and what a format must know of its inputs."""
-    run = Run(executor, open_format(records, key=key, reverse=reverse), target, intermediate, False, terms=terms)
+    format = open_format(records, key=key, reverse=reverse)
+    run = Run(executor, format, target, intermediate, False, terms=terms, spare=spare)
     try:
         return run.planned(run.looked(source), partitions, together, memory, levels, splits)
     finally:

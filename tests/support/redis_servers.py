@@ -137,9 +137,9 @@ class RedisCluster:
 
 
 @contextmanager
-def standalone(*options: str) -> Iterator[Redis]:
+def standalone(*options: str, password: str = "") -> Iterator[Redis]:
     """A server with these options."""
-    with _running(lambda folder: Redis(folder / "server", *options)) as server:
+    with _running(lambda folder: Redis(folder / "server", *options, password=password)) as server:
         yield server
 
 

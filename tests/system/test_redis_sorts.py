@@ -246,6 +246,17 @@ def test_a_policy_that_may_evict_is_named_before(
     the_notice(result, caplog, r"redis://.* may lose data, .*maxmemory-policy is volatile-ttl: it may drop.*noeviction")
 
 
+def test_a_server_that_lets_in_too_few(
+    pool: Executor, folder: Folder, broken: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken.ask("CONFIG", "SET", "maxclients", "6")
+    result = sorted_although(pool, folder, broken.url(), "partition", lambda: None)
+    the_notice(
+        result, caplog, r"redis://.* is not used, .*: connections: 4 workers .* lets in [12] more \(its maxclients\)"
+    )
+    assert result.plan.tier == "folder"
+
+
 def test_a_node_of_a_cluster_that_is_killed(pool: Executor, folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     with cluster() as nodes:
         result = sorted_although(pool, folder, nodes.url("?patience=0.3"), "merge", nodes.nodes[2].kill)

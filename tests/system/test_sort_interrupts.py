@@ -18,6 +18,7 @@ from scene import PATIENCE, Gate, launch, lines, script, until
 from support.deployed import PACKAGES, Deployed, deployed
 from support.local_aws import LocalAws
 from support.records import READER
+from support.redis_servers import Redis
 from support.sorting import FIXED, Bucket, Folder, Place, fill
 
 from pywren_shuffle.host import over_key, submit_all
@@ -32,7 +33,7 @@ from scene import note, pass_gate
 import pywren_ng
 from pywren_shuffle.sort import sort
 
-kind, phase, source, target, over, *gate = sys.argv[1:]
+kind, phase, source, target, between, over, *gate = sys.argv[1:]
 
 def gated(fn, task):
     if fn.__name__ == phase:
@@ -61,7 +62,7 @@ def run():
 
 def interrupted(sort, *places):
     try:
-        sort(*places, records="fixed:100:10", partitions=2)
+        sort(*places, records="fixed:100:10", partitions=2, intermediate=between or None)
     except KeyboardInterrupt:
         print("goes on", flush=True)
 
@@ -94,10 +95,10 @@ class Driven:
 
 
 @contextmanager
-def driven(folder: Path, kind: str, phase: str, place: Place) -> Iterator[Driven]:
+def driven(folder: Path, kind: str, phase: str, place: Place, between: str = "") -> Iterator[Driven]:
     gate, over = Gate(folder), folder / "over"
-    command = [*script(folder, DRIVER), kind, phase, place.url("in/*.dat"), place.url("out"), str(over), *gate.paths]
-    process = launch(command, folder)
+    asked = [kind, phase, place.url("in/*.dat"), place.url("out"), between, str(over), *gate.paths]
+    process = launch([*script(folder, DRIVER), *asked], folder)
     try:
         yield Driven(process, gate, over)
     finally:
@@ -146,16 +147,23 @@ def there(one_local_aws: LocalAws) -> Iterator[Deployed]:
         yield made
 
 
-def test_a_worker_on_lambda_removes_what_it_writes_later(there: Deployed, local_aws: LocalAws, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tier", ["s3", "redis"])
+def test_a_worker_on_lambda_removes_what_it_writes_later(
+    there: Deployed, local_aws: LocalAws, tmp_path: Path, redis_server: Redis, tier: str
+) -> None:
     bucket = Bucket(local_aws, there.where.store.removeprefix("s3://").partition("/")[0])
     fill(bucket, "uniform", 1000, files=2)
-    with driven(tmp_path, "lambda", "partition", bucket) as driver:
+    before, between = redis_server.size(), redis_server.url() if tier == "redis" else ""
+    marks = there.keys("shuffles/")
+    with driven(tmp_path, "lambda", "partition", bucket, between) as driver:
         driver.interrupt()
         assert bucket.names() == INPUTS
         driver.end()
         driver.gate.let_go(10)
         assert until(driver.has_written)
-    assert [key.rpartition("/")[2] for key in there.keys("shuffles/")] == ["over"]
+    assert until(lambda: redis_server.size() == before)
+    (mark,) = (key for key in there.keys("shuffles/") if key not in marks)
+    assert mark.endswith("/over")
     assert bucket.names() == INPUTS
 
 

@@ -89,8 +89,8 @@ def _reason(fault: Fault, settings: Settings, seconds: float) -> str:
     where = fault.where
     if fault.code == "connect":
         return (
-            f"{where} could not be reached in {seconds:.0f} s ({fault.text}). Look whether the server runs, and whether"
-            " this machine may reach it: a worker on Lambda must be in its network (subnets, security groups)."
+            f"{where} could not be reached in {seconds:.0f} s ({fault.text}). Look whether the server runs, and lets in"
+            " who asks: workers on Lambda only from its own network (pywren-ng setup --subnets --security-groups)."
             + " A server without TLS does not answer either: then write redis://."
             * settings.tls
         )
@@ -98,6 +98,8 @@ def _reason(fault: Fault, settings: Settings, seconds: float) -> str:
         return (
             f"{where} stopped answering, for {seconds:.0f} s by now ({fault.text}). Look whether the server was"
             " restarted or ran out of memory, and try again."
+            + " One that wants TLS may hang up on who speaks none: then write rediss://."
+            * (not settings.tls)
         )
     if fault.code in _ADVICE:
         return f"{where} {_ADVICE[fault.code]} ({fault.text})."
@@ -109,8 +111,8 @@ def _reason(fault: Fault, settings: Settings, seconds: float) -> str:
 
 
 _PASSWORD_ADVICE = (
-    f"Put the right one into {PASSWORD} before the executor is made, for workers find it there when they start; a"
-    " user's name stands in the URL"
+    f"Put the right one into {PASSWORD} before the executor is made, for workers find it there when they start; on"
+    " Lambda by `pywren-ng setup --redis-password`. A user's name stands in the URL"
 )
 _ADVICE = {
     "certificate": "has a certificate that is not trusted. If a private authority signed it, name its file in the URL"

@@ -31,7 +31,7 @@ from pywren_shuffle.places.inputs import find, folder_of, store_url
 from pywren_shuffle.planning.model import PLACES, with_actual
 from pywren_shuffle.planning.plan import Layer, Plan
 from pywren_shuffle.planning.planner import make_plan
-from pywren_shuffle.planning.terms import Terms, Workers, free_below, kind_of, tier_named
+from pywren_shuffle.planning.terms import Terms, Tier, Workers, free_below, kind_of, tier_named
 from pywren_shuffle.records import Batch, Format, Piece, Source
 from pywren_shuffle.sizes import gather, groups, sample_size, starts_of
 
@@ -59,6 +59,7 @@ class Run:
         hedging: bool,
         id: str = "",
         terms: Terms | None = None,
+        spare: str | None = None,
     ) -> None:
         self.terms = terms
         self.id = id or new_id()
@@ -76,12 +77,16 @@ class Run:
         is_new = folder is not None and not os.path.isdir(folder)
         self._target = self.exchange.open(self._target).url
         self.output = Output(self.exchange, self._target, self.id, format.suffix)
-        at_target = beside(self._target)
-        tier = at_target if intermediate is None else self.exchange.open(intermediate).url
+        stays = beside(self._target) if spare is None else self.exchange.open(spare).url
+        tier = stays if intermediate is None else self.exchange.open(intermediate).url
         name = f"{self.WHAT} {self.id}"
-        self.healing = Healing(self.exchange, tier, at_target, run_all=self._all, name=name, requests=self.requests)
+        self.healing = Healing(self.exchange, tier, stays, run_all=self._all, name=name, requests=self.requests)
         self.traces = Traces(
-            self.exchange, self.output, self.healing, self._host, tier=tier, is_new=is_new, listed=self.IS_SPREAD
+            *(self.exchange, self.output, self.healing, self._host),
+            tier=tier,
+            spare=stays,
+            is_new=is_new,
+            listed=self.IS_SPREAD,
         )
         self.reads = 0
         self._rows: list[list[Block]] = []  # of layer 1, as far as rounds have filled it
@@ -120,10 +125,11 @@ class Run:
         items: int = 0,
     ) -> Plan:
         """How it is divided."""
-        room = self.healing.room()
-        if room is None:
-            self.traces.tier = self.traces.beside
-        self.terms = self.terms or self._own_terms(sources, room)
+        between = self.healing.told(tier_named(kind_of(self.traces.tier)))
+        if between is None:
+            self.traces.tier = self.traces.spare
+            between = tier_named(kind_of(self.traces.tier))
+        self.terms = self.terms or self._own_terms(sources, between)
         plan = make_plan(
             sum(source.size for source in sources),
             objects=len(sources),
@@ -140,17 +146,17 @@ class Run:
             is_spread=self.IS_SPREAD,
             items=items,
         )
+        if self.healing.active and plan.tier != between.name:
+            whys = (option.why for option in plan.rejected if option.name.endswith(between.name))
+            self.healing.forgo(next(whys, "the plan has no use for it"))
+            self.traces.tier = self.traces.spare
         return replace(plan, what=self.WHAT)
 
-    def _own_terms(self, sources: Sequence[Source], room: float | None) -> Terms:
+    def _own_terms(self, sources: Sequence[Source], between: Tier) -> Terms:
         """What the executor says of its workers, `rates.json` of the stores, and a disk of itself."""
         workers = self._host.workers or Workers(self._workers, bandwidth=rates()["lambda"]["bytes_per_second"])
-        source, between, target = (
-            tier_named(kind_of(url))
-            for url in (sources[0].store if sources else self._target, self.traces.tier, self._target)
-        )
-        if room is not None:
-            between = replace(between, capacity=room)
+        places = sources[0].store if sources else self._target, self._target
+        source, target = (tier_named(kind_of(url)) for url in places)
         folder = folder_of(self.traces.tier)
         if folder is not None:
             between = replace(between, capacity=free_below(folder))
@@ -291,8 +297,8 @@ class Run:
         )
 
     def _place_of(self, layer: Layer) -> str:
-        """Where the blocks of a layer lie: beside the output where not in the store that was asked for."""
-        return self.traces.tier if layer.tier == kind_of(self.traces.tier) else self.traces.beside
+        """Where the blocks of a layer lie: in the spare place where not in the store that was asked for."""
+        return self.traces.tier if layer.tier == kind_of(self.traces.tier) else self.traces.spare
 
     def _key(self, plan: Plan, name: str, number: int) -> str:
         prefix = f"{number % plan.prefixes:02x}/" if plan.prefixes > 1 else ""

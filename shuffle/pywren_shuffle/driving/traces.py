@@ -30,7 +30,7 @@ def beside(target: str) -> str:
 
 
 class Traces:
-    """What one run has written, or may have, in its `tier` and `beside` its output.
+    """What one run has written, or may have, in its `tier`, and in the `spare` place where that may lose things.
 
     `is_new` if the run makes its output's folder. Where blocks get names that nobody knows before they are written (see
     `spill`), they are `listed` to be removed.
@@ -44,10 +44,11 @@ class Traces:
         host: Host,
         *,
         tier: str,
+        spare: str,
         is_new: bool,
         listed: bool,
     ) -> None:
-        self.tier, self.beside = tier, beside(output.url)
+        self.tier, self.spare = tier, spare
         self.late: list[Future[Any]] = []  # of a run that was given up: what may still write
         self._exchange, self._output, self._healing, self._host = exchange, output, healing, host
         self._is_new, self._listed = is_new, listed
@@ -70,22 +71,26 @@ class Traces:
         self._signed = time.time()
         if self._is_any:
             key = sign_key(self._output.id, self._signed)
-            self.expect(self.tier, [key])
-            with contextlib.suppress(OSError):  # the next one may work, and the run itself will say what is wrong
-                self._exchange.put(self.tier, key, ())
+            places = {self.spare: None} if self._healing.active else {}  # there lies what the tier did not take
+            if not (self._healing.active and self._host.lingers):  # else a worker would have to write it, in its turn
+                places[self.tier] = None
+            for place in places:
+                self.expect(place, [key])
+                with contextlib.suppress(OSError):  # the next one may work, and the run itself will say what is wrong
+                    self._exchange.put(place, key, ())
 
     def leave_tier(self, lost: BlocksLost) -> None:
-        """Nothing lies in the tier any more: whatever was done between the phases is done again, beside the output."""
+        """Nothing lies in the tier any more: whatever was done between the phases is done again, in the spare place."""
         self._healing.leave(self._output.id, lost)
         self._keys.pop(self.tier, None)
-        self.tier = self.beside
+        self.tier = self.spare
 
     def give_up(self, error: BaseException) -> None:
         """Remove all that was written; what cannot be removed is a note on the error."""
         late = self.late if self._is_any else []  # before there are keys, nobody writes
-        mark = self.beside if self._healing.active else self.tier  # where workers look for it
+        mark = self.spare if self._healing.active else self.tier  # where workers look for it
         if self._healing.active:
-            self.expect(self.beside, self._keys[self.tier])  # what was not taken, and nobody has heard of
+            self.expect(self.spare, self._keys[self.tier])  # what was not taken, and nobody has heard of
         steps: list[Callable[[], object]] = [self._output.abandon, self.clean]
         if late:
             steps.insert(0, lambda: self._exchange.put(mark, over_key(self._output.id), ()))
@@ -102,11 +107,11 @@ class Traces:
         """Remove the intermediate data."""
         if self._is_any:
             if self._listed and self._healing.active:
-                self.expect(self.beside, self._keys[self.tier])  # what was not taken, and nobody has heard of
-            if self.tier != self.beside:
+                self.expect(self.spare, self._keys[self.tier])  # what was not taken, and nobody has heard of
+            if self.tier != self.spare:
                 self._healing.remove(self.tier, self._found(self.tier))
-            self._exchange.delete(self.beside, self._found(self.beside) + self._healing.moved())
-        tidy_folder(self.beside, made=True, since=self._born)
+            self._exchange.delete(self.spare, self._found(self.spare) + self._healing.moved())
+        tidy_folder(self.spare, made=True, since=self._born)
         tidy_folder(self._output.url, made=self._is_new, since=self._born if self._is_any else None)
         self._exchange.close()
 
