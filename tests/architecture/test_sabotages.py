@@ -1,0 +1,85 @@
+"""Every breakage of scripts/sabotages fits the code as it stands, and names tests that exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def script() -> ModuleType:
+    """scripts/sabotage, which is no module by its name, and is not run."""
+    loader = SourceFileLoader("sabotage", str(ROOT / "scripts" / "sabotage"))
+    spec = spec_from_loader("sabotage", loader)
+    assert spec is not None
+    made = sys.modules["sabotage"] = module_from_spec(spec)  # its dataclass asks for it
+    loader.exec_module(made)
+    return made
+
+
+SABOTAGE = script()
+BREAKAGES: list[Any] = SABOTAGE.read_breakages()  # asks for the right keys, and for names of their own
+
+
+def collected(files: list[str]) -> list[str]:
+    """What pytest finds in these, as `test_file.py::test_name[parameters]`."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [line for line in run.stdout.splitlines() if "::" in line]
+
+
+def files_of(selection: str) -> list[str]:
+    return [word for word in shlex.split(selection) if word.startswith("tests/")]
+
+
+def chosen(selection: str, tests: list[str]) -> dict[str, list[str]]:
+    """What a selection picks of these, by file."""
+    words = shlex.split(selection)
+    wanted = words[words.index("-k") + 1] if "-k" in words else ""
+
+    def is_wanted(test: str) -> bool:
+        name = test.removeprefix(f"{Path(test.partition('::')[0]).parent}/").lower()
+        said = re.sub(
+            r"[^\s()]+", lambda w: w[0] if w[0] in ("and", "or", "not") else str(w[0].lower() in name), wanted
+        )
+        return not wanted or bool(eval(said))
+
+    return {file: [t for t in tests if t.startswith(f"{file}::") and is_wanted(t)] for file in files_of(selection)}
+
+
+def test_every_breakage_fits_its_file() -> None:
+    for breakage in BREAKAGES:
+        whole, broken = breakage.edit(ROOT)
+        assert broken != whole, f"{breakage.name} breaks nothing"
+        if breakage.file.endswith(".py"):
+            compile(broken, f"{breakage.name}: {breakage.file}", "exec", dont_inherit=True)
+
+
+def test_every_breakage_names_tests_that_exist() -> None:
+    tests = collected(sorted({file for each in BREAKAGES for file in files_of(each.tests)}))
+    assert [each.name for each in BREAKAGES if not any(chosen(each.tests, tests).values())] == []
+
+
+def test_a_breakage_that_does_not_fit_would_be_seen() -> None:
+    wrong = SABOTAGE.Breakage(name="wrong", guarantee="", file="setup.cfg", old="no such text", new="", tests="")
+    with pytest.raises(SystemExit, match="wrong: its text occurs 0 times"):
+        wrong.edit(ROOT)
+
+
+def test_a_selection_picks_what_pytest_would() -> None:
+    tests = ["tests/unit/test_a.py::test_one[x/1]", "tests/unit/test_a.py::test_two", "tests/unit/test_b.py::test_one"]
+    assert chosen("tests/unit/test_a.py -k 'ONE and not 2'", tests) == {"tests/unit/test_a.py": tests[:1]}
+    assert chosen("tests/unit/test_a.py --timeout 40 tests/unit/test_b.py", tests) == {
+        "tests/unit/test_a.py": tests[:2],
+        "tests/unit/test_b.py": tests[2:],
+    }
+    assert chosen("tests/unit/test_a.py -k 'three or unit'", tests) == {"tests/unit/test_a.py": []}
