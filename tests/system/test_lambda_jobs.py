@@ -20,7 +20,7 @@ from scene import PATIENCE, until
 from support.deployed import PACKAGES, Deployed, deployed, describe
 from support.local_aws import LocalAws
 
-from pywren_ng import Executor
+from pywren_ng import Executor, feed
 from pywren_ng.backends import lambda_backend, lambda_trees
 from pywren_ng.backends.lambda_flights import Limits
 from pywren_runtime.pickling import dumps_plain
@@ -469,6 +469,7 @@ def test_many_are_started_by_a_few(
 ) -> None:
     """Eight starters of eight Calls each. The first executions are starters; who started more would show."""
     monkeypatch.setattr(lambda_trees, "LEAST", 64)
+    monkeypatch.setattr(feed, "WAIT", 30.0)  # on a busy machine they would come one by one, and not as many at once
     ex = make("async", workers=64)
     local_aws.knobs(real_environments=16, kill={"fraction": 1, "times": killed})
     assert ex.map(abs, range(-64, 0)).results() == list(range(64, 0, -1))

@@ -357,27 +357,59 @@ def test_a_piece_that_somebody_changed_in_the_store_is_refused(tmp_path):
         assert type(error).__name__ == "SignatureError" and key in str(error)
 
 
+class Slow(MemoryStore):
+    """What another thread puts lies there, and the thread goes on when it may."""
+
+    def __init__(self):
+        super().__init__("slow")
+        self.inside, self.go = threading.Event(), threading.Event()
+
+    def put_new(self, key, data):
+        done = super().put_new(key, data)
+        if threading.current_thread() is not threading.main_thread():
+            self.inside.set()
+            assert self.go.wait(30)
+        return done
+
+
 def test_a_piece_is_not_deleted_between_its_put_and_its_hold(monkeypatch):
     """Two put the same; one has released it, and it is in the way, before the other holds it."""
     monkeypatch.setattr(packing, "SPARE", 0)
-    inside, go = threading.Event(), threading.Event()
-
-    class Slow(MemoryStore):
-        def put_new(self, key, data):
-            done = super().put_new(key, data)
-            if threading.current_thread() is not threading.main_thread():
-                inside.set()
-                assert go.wait(30)
-            return done
-
-    store = Slow("slow")
+    store = Slow()
     blobs = Blobs(store)
     other = threading.Thread(target=blobs.put, args=(data_of(6),))
     other.start()
-    assert inside.wait(30)
+    assert store.inside.wait(30)
     ref = blobs.put(data_of(6))
     blobs.release([ref.key])
+    store.go.set()
+    other.join()
+    assert store.get(ref.key) == bytes(data_of(6))
+
+
+def test_a_piece_that_was_to_be_deleted_is_not_between_its_next_put_and_its_hold(monkeypatch):
+    """It was found to be in the way before the other put it, and is about to be deleted."""
+    monkeypatch.setattr(packing, "SPARE", 0)
+    found, go = threading.Event(), threading.Event()
+
+    class Late(Blobs):
+        def _delete(self, keys):
+            found.set()
+            assert go.wait(30)
+            super()._delete(keys)
+
+    store = Slow()
+    blobs = Late(store)
+    ref = blobs.put(data_of(6))
+    one = threading.Thread(target=blobs.release, args=([ref.key],))
+    one.start()
+    assert found.wait(30)
+    other = threading.Thread(target=blobs.put, args=(data_of(6),))
+    other.start()
+    assert store.inside.wait(30)
     go.set()
+    one.join()
+    store.go.set()
     other.join()
     assert store.get(ref.key) == bytes(data_of(6))
 
