@@ -5,8 +5,8 @@
     join    one key, 10^5 × 10^2 rows      ─► the same                          ─► 10^7 rows
     tables  the same of two tables         ─► the same                          ─► 10^7 rows
 
-As with sort_memory.py, the limit is on what a process allocates beyond interpreter and imports. In the same run, what
-holds all values of the key (a list, for the join the rows that come out) dies of the limit.
+As with sort_memory.py, the limit is on what a process allocates beyond interpreter and imports. In the run of
+the group, a function that holds all values of the key dies of the limit.
 """
 
 import argparse

@@ -95,10 +95,14 @@ def test_layers_are_nested_and_read_little(splits: int, partitions: int, levels:
         assert one.objects >= max(splits, partitions)  # none is larger than a split, or a partition, is on average
         assert set(starts_of(partitions, one.ranges)) <= set(starts_of(partitions, next_ranges))
         assert one.groups <= splits
-    if levels == len(layers) == 2 and splits == partitions:
-        (_, between) = layers
-        side = isqrt(partitions)
-        assert between.groups + between.ranges <= min(side + ceil(partitions / side), partitions + 1)
+
+
+@given(st.integers(1, 3000))
+@settings(max_examples=200, deadline=None)
+def test_two_levels_of_as_many_partitions_as_splits_read_no_more_than_sides_of_a_square(partitions: int) -> None:
+    _, between = layers_of(partitions, partitions, 2, "s3")
+    side = isqrt(partitions)
+    assert between.groups + between.ranges <= min(side + ceil(partitions / side), partitions + 1)
 
 
 def test_more_levels_where_they_win() -> None:

@@ -192,16 +192,19 @@ def test_parts_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(b"".join(early)) > len(data) / 2  # it leaves before the end
 
 
-def test_a_whole_sort_of_tables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("partitions", [40, 1], ids=["at once", "in rounds"])
+def test_a_whole_sort_of_tables(tmp_path: Path, partitions: int) -> None:
     numbers = np.random.default_rng(1)
-    table = pa.table({"a": numbers.integers(0, 50, 30_000), "b": numbers.random(30_000), "i": range(30_000)})
+    few = numbers.integers(0, 9, 30_000) / 4  # so that many rows have equal keys, and stay in order
+    table = pa.table({"a": numbers.integers(0, 50, 30_000), "b": few, "i": range(30_000)})
     for number in range(3):
         put(tmp_path, parquet(table.slice(number * 10_000, 10_000), row_group_size=4000), f"{number}.parquet")
     with ThreadPoolExecutor(2) as pool:
-        found = sort(pool, f"{tmp_path}/*.parquet", f"{tmp_path}/out", records="table:a,-b", partitions=40, memory=1)
+        where = f"{tmp_path}/*.parquet", f"{tmp_path}/out"
+        found = sort(pool, *where, records="table:a,-b", partitions=partitions, memory=1)
     parts = [pq.read_table(part) for part in found.parts]
     whole = pa.concat_tables(parts)
-    assert whole.equals(table.sort_by([("a", "ascending"), ("b", "descending")]))
+    assert whole.equals(table.sort_by([("a", "ascending"), ("b", "descending"), ("i", "ascending")]))
     assert all(part.schema.equals(table.schema) for part in parts)
     assert found.bytes == 30_000 * 24
 

@@ -110,6 +110,24 @@ def test_files_are_sorted_together(tmp_path: Path) -> None:
     assert found.bytes == len(whole)
 
 
+def test_more_lines_than_memory_are_merged_in_rounds(tmp_path: Path) -> None:
+    lines = [b"%d and %d" % (number * 7919 % 400, number) for number in range(20_000)]
+    put(tmp_path, b"\n".join(lines), "lines.txt")
+    with ThreadPoolExecutor(2) as pool:
+        found = sort(
+            pool,
+            f"{tmp_path}/*.txt",
+            f"{tmp_path}/out",
+            records="text",
+            key=lambda line: line.partition(" ")[0],
+            partitions=1,
+            memory=1,
+        )
+    (part,) = found.parts
+    assert Path(part).read_bytes().splitlines() == sorted(lines, key=lambda line: line.partition(b" ")[0])
+    assert found.splits > 1
+
+
 @pytest.mark.parametrize(("records", "key"), [("text:utf-8", None), ("text", "name")])
 def test_what_text_does_not_take(records: str, key: object) -> None:
     with pytest.raises(ConfigError):
