@@ -20,10 +20,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from pywren_runtime.stores.redis_faults import Fault, of_error
 
-__all__ = ["CONNECTIONS", "Command", "Line"]
+__all__ = ["Command", "Line"]
 
 Command = Sequence[bytes | memoryview]
-CONNECTIONS: Final = 2  # to one server: while one thread parses what has come, more comes for another
 _LARGE: Final = 64 << 10  # bytes that are sent from where they lie, and alone: nobody waits behind them
 _STRETCH: Final = 1 << 20  # sent at a time: each has the whole patience
 

@@ -24,8 +24,8 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError
 
 from pywren_runtime.stores.redis_faults import Fault, Patience, explain, of_error, of_refusal
-from pywren_runtime.stores.redis_lines import CONNECTIONS, Command, Line
-from pywren_runtime.stores.redis_settings import PASSWORD, Settings
+from pywren_runtime.stores.redis_lines import Command, Line
+from pywren_runtime.stores.redis_settings import CONNECTIONS, PASSWORD, Settings
 
 __all__ = ["Links", "Unit"]
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pywren_runtime.stores.redis_settings import CONNECTIONS
+
 __all__ = ["Room", "room_of"]
 
 _FIELD = re.compile(
@@ -12,7 +14,6 @@ _FIELD = re.compile(
     re.MULTILINE,
 )
 _USABLE: Final = 0.8  # of what is free: the rest is for connections, and for what memory allocators lose
-_EACH: Final = 2  # connections of one process to each server
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def room_of(replies: Sequence[Any], most: int | None) -> Room:
     if most is not None:
         room = most if room is None else min(most, room)
     clients = [left for fields in said if (left := _clients(fields)) is not None]
-    processes = min(clients) // _EACH if clients else None
+    processes = min(clients) // CONNECTIONS if clients else None
     return Room(room, " ".join(policies), tuple(doubts), max(1, len(said)), processes)
 
 

@@ -15,9 +15,10 @@ from typing import Final
 from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import check_key, without_password
 
-__all__ = ["PASSWORD", "Settings", "parse", "take_password"]
+__all__ = ["CONNECTIONS", "PASSWORD", "Settings", "parse", "take_password"]
 
 PASSWORD: Final = "REDISCLI_AUTH"
+CONNECTIONS: Final = 2  # of one process to each server: while one thread parses what has come, more comes for another
 _URL = re.compile(r"(rediss?)(\+cluster)?://(?:([^@/?]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 _PORT: Final = 6379
