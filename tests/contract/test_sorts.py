@@ -23,7 +23,7 @@ from support.local_aws import LocalAws
 from support.sorting import FIXED, Bucket, Folder, Place, assert_sorted, fill, kinds_of, parts_of, sortgen
 
 import pywren_ng
-from pywren_runtime.errors import OutputInUse, RecordError, ShuffleCorrupt, StoreError
+from pywren_runtime.errors import ConfigError, OutputInUse, RecordError, ShuffleCorrupt, StoreError
 from pywren_shuffle.records.rows_records import Rows, dump
 from pywren_shuffle.sort import sort
 
@@ -119,6 +119,10 @@ def test_more_than_a_worker_may_hold(way: Way) -> None:
 def test_nothing_to_sort(way: Way) -> None:
     place = way.place()
     place.put("in/other.txt", b"not asked for")
+    with pytest.raises(ConfigError, match="nothing lies at"):  # and no output that is empty
+        way.run(place)
+    assert place.names() == ["in/other.txt"]
+    place.put("in/0.dat", b"")
     result = way.run(place)
     assert (result.records, result.bytes) == (0, 0)
 

@@ -65,8 +65,8 @@ def test_empty_files_among_others_and_alone(pool: Executor, place: Folder) -> No
 
 
 def test_no_files_at_all(pool: Executor, place: Folder) -> None:
-    place.put("in/other.txt", b"not asked for")
-    result = run(pool, place, partitions=3)
+    Path(place.url("in")).mkdir()
+    result = sort(pool, place.url("in"), place.url("out"), records=FIXED, partitions=3)
     assert (result.records, result.bytes) == (0, 0)
     assert json.loads(place.get("out/manifest.json"))["records"] == 0
 

@@ -19,6 +19,8 @@ __all__ = ["MANIFEST", "Listing", "find", "folder_of", "store_url"]
 MANIFEST: Final = "manifest.json"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _WILD = re.compile(r"[*?\[]")
+_SOME = re.compile(r"[*?]")
+_PART = re.compile(r"part-\d{5,}-")
 
 
 class Listing(Protocol):
@@ -36,7 +38,7 @@ def store_url(place: str | os.PathLike[str]) -> str:
         raise ConfigError(f"{place!r} is no place: write a path, file:///a/folder or s3://bucket/prefix.")
     if _SCHEME.match(text):
         return text
-    return "file://" + quote_from_bytes(os.fsencode(os.path.abspath(text)))
+    return "file://" + quote_from_bytes(os.fsencode(os.path.abspath(os.path.expanduser(text))))
 
 
 def folder_of(url: str) -> str | None:
@@ -51,20 +53,40 @@ def find(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], list
     """The objects at these places, each place's in the order of their names, none twice.
 
     A place is an object, a folder (all that lies below it; names that begin with `.`, `_` or `~` are left out, as is a
-    manifest) or a pattern with `*`, `?` and `[…]` in its last part or parts. What matches nothing gives nothing, but a
-    folder that is not there is an error.
+    manifest beside its parts) or a pattern with `*`, `?` and `[…]` in its last part or parts, and `**` for any folders.
+    What matches nothing is an error, but for a folder that is there and empty.
     """
     found: dict[tuple[str, str], Source] = {}
     for place in [places] if isinstance(places, str | os.PathLike) or not isinstance(places, Iterable) else places:
         url = store_url(place)
         folder = folder_of(url)
-        for source in _in_folder(folder) if folder is not None else _in_store(url, listing):
+        here = _without_manifests(_in_folder(folder) if folder is not None else _in_store(url, listing))
+        if not here and (folder is None or not os.path.isdir(folder)):
+            raise ConfigError(
+                f"nothing lies at {folder or without_password(url)!r}: correct the path or the pattern. Names that"
+                " begin with '.', '_' or '~' are not looked at."
+            )
+        for source in here:
             found.setdefault((source.store, source.key), source)
     return list(found.values())
 
 
+def _without_manifests(sources: Iterable[Source]) -> list[Source]:
+    """Without what a shuffle wrote beside the parts of an output."""
+    kept = list(sources)
+    outputs = {_split(source.key)[0] for source in kept if _PART.match(_split(source.key)[1])}
+    return [source for source in kept if _split(source.key)[1] != MANIFEST or _split(source.key)[0] not in outputs]
+
+
+def _split(key: str) -> tuple[str, str]:
+    folder, _, name = key.rpartition("/")
+    return folder, name
+
+
 def _in_folder(path: str) -> Iterator[Source]:
     wild = _WILD.search(path)
+    if wild is not None and not _SOME.search(path) and os.path.exists(path):
+        wild = None  # brackets in a name
     if wild is None and os.path.isfile(path):
         folder, name = os.path.split(path)
         yield Source(store_url(folder), name, os.path.getsize(path))
@@ -72,7 +94,8 @@ def _in_folder(path: str) -> Iterator[Source]:
     folder = path if wild is None else path[: path.rfind("/", 0, wild.start()) + 1]
     folder = folder.rstrip("/") or "/"
     if not os.path.isdir(folder):
-        raise ConfigError(f"there is no file and no folder {folder!r} to read from: correct the path.")
+        kind = "no file or folder" if wild is None else "no folder"
+        raise ConfigError(f"there is {kind} {folder!r} to read from: correct the path.")
     fits = _fitting(path[len(folder) :].lstrip("/") if wild else "")
     url = store_url(folder)
     for name, size in sorted(_walk(folder, "")):
@@ -125,8 +148,15 @@ def _parted(url: str) -> tuple[str, str]:
 
 def _fitting(pattern: str) -> Callable[[str], bool]:
     if not pattern:
-        return lambda name: name != MANIFEST
-    # A `*` stays within its folder.
-    parts = [translate(part).replace(".*", "[^/]*") for part in pattern.split("/")]
-    compiled = re.compile("/".join(part.removeprefix("(?s:").removesuffix(")\\Z") for part in parts))
+        return lambda name: True
+    *folders, last = pattern.split("/")
+    compiled = re.compile(
+        "".join("(?:[^/]+/)*" if part == "**" else _within(part) + "/" for part in folders)
+        + (".*" if last == "**" else _within(last))
+    )
     return lambda name: compiled.fullmatch(name) is not None
+
+
+def _within(part: str) -> str:
+    """One part of a pattern: its `*` stays within its folder."""
+    return translate(part).replace(".*", "[^/]*").removeprefix("(?s:").removesuffix(")\\Z")
