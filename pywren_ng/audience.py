@@ -8,10 +8,11 @@ The library configures no logging: `logging.basicConfig(level=logging.INFO)` sho
 
 import functools
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
-from pywren_ng.progress import LOG, Bars, is_in_worker
+from pywren_ng.progress import LOG, Bars, Together, is_in_worker
 from pywren_ng.shelf import Shelf
 from pywren_ng.tracker import Watcher
 
@@ -51,3 +52,9 @@ class Audience:
         if self.observer is not None:
             deliver(functools.partial(self.observer, JobStarted(shelf.tasks.job, shelf.title, shelf.length)))
         return teller, lambda shelf: call(teller.look)
+
+    def show(self, title: str, futures: Sequence[Future[Any]]) -> Callable[[], object]:
+        """A bar for single tasks together; what is given back brings it to its end once they are over."""
+        look = functools.partial(self.bars.watch, Together(title, futures))
+        look()
+        return look

@@ -75,7 +75,9 @@ def _end_uploads(
 
 
 def _what(runs: bool, asked: argparse.Namespace) -> str:
-    return "may run: left alone" if runs else "would go" if asked.dry_run else "removed"
+    if runs:
+        return "may run: left alone (if you know that it is over: --silent 0)"
+    return "would go" if asked.dry_run else "removed"
 
 
 def _settings() -> "dict[str, Setting]":

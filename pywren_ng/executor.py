@@ -316,6 +316,7 @@ class Executor(Maps, Reducing, Grouping, Sorting, futures.Executor):  # type: ig
             stop=whole.engine.stop,
             workers=self._max_workers,
             arch=whole.arch,
+            show=whole.audience.show,
         )
 
     def _new_job(self) -> str:

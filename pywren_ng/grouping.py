@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from pywren_ng.sorting import Place, Places, Sorting, between, in_background, parted, seen, usable
+from pywren_ng.sorting import Place, Places, Sorting, all_seen, between, in_background, parted, seen, usable
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -51,7 +51,9 @@ class Grouping(Sorting):
         """A row `(key, fn(key, values))` for each key; `values` is an iterator in the order of the input.
 
         A record's key is `key(record)`, and what the function gets of it is `value(record)`, or all of it; without
-        `key`, records are pairs of a key and a value. Of a table, the function gets an iterator of tables.
+        `key`, records are pairs of a key and a value. Of a table (`records="table"`) `key` names columns, and the
+        function gets an iterator of pyarrow tables. The output is files of rows, in the order of a hash. A key is None,
+        a bool, int, float, str or bytes, or a tuple of these. All other arguments are as for `sort`.
         """
         places = self._read(source, records)
         from pywren_shuffle.group import group
@@ -77,7 +79,8 @@ class Grouping(Sorting):
         """A row `(key, fn(fn(a, b), c)…)` for each key, of its values; `fn` must be associative.
 
         Values are combined where they are read, and again where they meet. Of a table, `fn` says what becomes of
-        columns: `{"amount": "sum"}`, or `{"total": ("amount", "sum")}`; the output is a table, too.
+        columns: `{"amount": "sum"}`, or `{"total": ("amount", "sum")}`; the output is a table, too. There are sum,
+        product, min, max, any, all, count, rows and mean. Keys and all other arguments are as for `group`.
         """
         places = self._read(source, records)
         from pywren_shuffle.group import reduce_by_key
@@ -101,7 +104,11 @@ class Grouping(Sorting):
         overwrite: bool = False,
         intermediate: str | None = None,
     ) -> "Reduced[None]":
-        """Each record once; with `key`, the first record of each key."""
+        """Each record once; with `key`, the first record of each key.
+
+        The output is files of rows, also of lines; of tables it is a table. Where records are no keys, as dicts are
+        none, say `key`: `key=lambda row: tuple(sorted(row.items()))`. All other arguments are as for `group`.
+        """
         places = self._read(source, records)
         from pywren_shuffle.group import distinct
 
@@ -127,9 +134,11 @@ class Grouping(Sorting):
     ) -> "Reduced[None]":
         """A row `fn(left, right)`, by default the pair of both, for each two rows whose keys are equal.
 
-        `kind` is inner, left, right, outer or semi; a side that has no equal row is None. `key` may be a tuple of two,
-        for left and right. With `broadcast`, the smaller side goes to every worker: by default where it fits. Among
-        rows, None is equal to None; in a table a null is equal to nothing, as in SQL.
+        `kind` is inner, left, right, outer or semi; a side that has no equal row is None. `key` is as for `group`, or a
+        tuple of two, for left and right: `key=("id", "user_id")` of tables, `key=(left_key, right_key)` of functions.
+        With `broadcast`, the smaller side goes to every worker: by default where it fits. Among rows, None is equal to
+        None; in a table a null is equal to nothing, as in SQL. A join of tables has the columns of both, of which those
+        of the right that the left has, too, end in `_right`.
         """
         places = self._read(left, records), self._read(right, records)
         from pywren_shuffle.join import join
@@ -178,7 +187,10 @@ class Grouping(Sorting):
         smallest: bool = False,
         memory: float | None = None,
     ) -> "list[object] | Table":
-        """The k greatest records, or smallest, in that order: a list, or of a table a pyarrow.Table."""
+        """The k greatest records, or smallest, in that order: a list, or of a table a pyarrow.Table.
+
+        By themselves, or by `key`, which is as for `sort`. They come here, so k should be small beside the input.
+        """
         places = self._read(source, records)
         from pywren_shuffle.even import top_k
         from pywren_shuffle.group import How
@@ -258,9 +270,7 @@ class Grouping(Sorting):
 
     def _read(self, source: Places, records: str) -> list[str]:
         """The places as workers can reach them, who begin where they can."""
-        premises = self._premises()
-        places = [source] if isinstance(source, str | os.PathLike) else source
-        found = [seen(place, premises) for place in places]
+        found = all_seen(source, self._premises())
         self._begin(records, found)
         return found
 

@@ -14,12 +14,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-__all__ = ["Bars", "Counts", "Watched", "is_watched", "uploading"]
+__all__ = ["Bars", "Counts", "Together", "Watched", "is_watched", "uploading"]
 
 _INTERVAL = 0.1  # seconds between two looks
 _PATIENCE = 0.5  # seconds before a bar that nobody asked for
@@ -52,6 +53,27 @@ class Watched(Protocol):
     def ended(self) -> object:
         """What came of it, as a line."""
         ...
+
+
+class Together:
+    """Single tasks that are one thing to who looks, such as a step of a sort."""
+
+    def __init__(self, title: str, futures: Sequence[Future[Any]]) -> None:
+        self.title = title
+        self._futures = futures
+        self._begun = time.monotonic()
+
+    def counts(self) -> Counts:
+        """How far they are; what failed is not looked at, as whoever submitted them tells of it."""
+        done = sum(future.done() for future in self._futures)
+        cancelled = sum(future.cancelled() for future in self._futures)
+        running = sum(future.running() for future in self._futures)
+        return Counts(len(self._futures), done - cancelled, running, 0, cancelled, 0, done == len(self._futures))
+
+    def ended(self) -> str:
+        """What they took."""
+        number = len(self._futures)
+        return f"{self.title}: {number:,} task{'s' * (number != 1)} in {time.monotonic() - self._begun:.2f} s"
 
 
 def is_in_worker() -> bool:

@@ -5,12 +5,13 @@ from which executor it is: how much of a worker's memory it may use, where inter
 """
 
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 from pywren_ng.credentials import Access, as_told
 from pywren_runtime.errors import ConfigError
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
     from pywren_runtime.stores import Store
     from pywren_shuffle.host import Host
     from pywren_shuffle.planning.plan import Plan
+    from pywren_shuffle.planning.words import Written
     from pywren_shuffle.sort import Sorted
 
-__all__ = ["Place", "Places", "Premises", "Sorting", "between", "in_background", "parted", "seen", "usable"]
+__all__ = ["Place", "Places", "Premises", "Sorting", "all_seen", "between", "in_background", "parted", "seen", "usable"]
 
 OWN = 100  # MB of a worker's limit that its interpreter and its libraries take
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 Place = str | os.PathLike[str]
-Places = Place | Iterable[Place]
+Places: TypeAlias = "str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Premises:
     stop: Callable[[Sequence[Future[Any]]], None]  # also what runs
     workers: int  # at once
     arch: str  # of the processors that are paid for, if any are
+    show: Callable[[str, Sequence[Future[Any]]], Callable[[], object]]  # tasks, to a person who looks
 
     @property
     def is_here(self) -> bool:
@@ -80,7 +83,8 @@ def _submitting(
             return in_background(functools.partial(run, self, *args, **kwargs))
 
         functools.update_wrapper(submit, by, ("__module__", "__name__", "__qualname__", "__doc__"))
-        functools.update_wrapper(submit, run, ())  # whose parameters `help` shows
+        own = inspect.signature(run)  # whose parameters `help` shows
+        submit.__signature__ = own.replace(return_annotation=f"Future[{own.return_annotation}]")  # type: ignore[attr-defined]
         return submit
 
     return named
@@ -100,7 +104,7 @@ class Sorting:
         premises = self._premises()
         opener, memory = _opener(premises, cast(Executor, self)), premises.memory or 0
         workers = lambda_workers(premises.workers, memory, premises.arch) if premises.arch else None
-        return Host(premises.stop, lingers=not premises.is_here, open_store=opener, workers=workers)
+        return Host(premises.stop, not premises.is_here, opener, workers, premises.show)
 
     def sort(
         self,
@@ -117,16 +121,20 @@ class Sorting:
     ) -> "Sorted":
         """Sort all records at `source` into parts at `target`; return what was done, proven to be right.
 
-        A place is a path or an `s3://` URL: an object, a folder, or a pattern such as `s3://bucket/in/*.dat`. `records`
-        names their format: `"fixed:100:10"` (100 bytes, the first 10 are the key), `"text"`, `"rows"`, `"table"`; `key`
-        and `reverse` are as for `sorted`, where the format has use for them. The sort is stable.
+        A place is a path or an `s3://` URL: an object, a folder with all below it, or a pattern such as
+        `s3://bucket/in/**/*.dat`. `source` may be several, in that order, or the result of an earlier step; an object
+        that is named twice is read once. `records` says what lies there: `"text"` (lines), `"rows"` (Python objects, in
+        files that `pywren_shuffle.records.rows_records.dump` makes), `"table:country,-time"` (Parquet files, by these
+        columns), `"fixed:100:10"` (100 bytes, the first 10 are the key). `key` and `reverse` are as for `sorted`, but
+        for tables, of which `key` names columns. The sort is stable.
 
         `memory` is what each worker may use for data, in MB; the number of splits follows from it. `partitions` is the
         number of parts. A target in use is an error unless `overwrite=True`, which removes the parts of earlier sorts.
 
-        `intermediate` is where data lies between the phases: `redis://host`, `rediss://host`, `redis+cluster://host` or
-        an S3 prefix. What Redis does not take or loses is made again beside the output, and `notices` of the result
-        say so. Workers find its password in REDISCLI_AUTH, on Lambda by `pywren-ng setup --redis-password`.
+        `intermediate` is where data lies between the phases, if not beside the output: `redis://host`, `rediss://host`,
+        `redis+cluster://host`, an S3 prefix or a folder. What Redis does not take or loses is made again beside the
+        output, and `notices` of the result say so. Workers find its password
+        in REDISCLI_AUTH, on Lambda by `pywren-ng setup --redis-password`.
         """
         places, to, usable_memory, lies, apart = self._given(source, target, memory, intermediate)
         self._begin(records, places)
@@ -197,11 +205,10 @@ class Sorting:
     ) -> tuple[list[str], str, float | None, str | None, str | None]:
         """Places as workers reach them, MB for data; where intermediate data lies, and what does not lie there."""
         premises = self._premises()
-        places = [source] if isinstance(source, str | os.PathLike) else list(source)
         to = seen(target, premises)
         apart = premises.place if premises.store.startswith("s3:") and to.startswith("s3:") else None
         lies = None if intermediate is None else between(intermediate, premises)
-        return [seen(place, premises) for place in places], to, usable(memory, premises), lies, apart
+        return all_seen(source, premises), to, usable(memory, premises), lies, apart
 
     @_submitting(sort)
     def submit_sort(self) -> None:  # its parameters are those of `sort`
@@ -211,7 +218,9 @@ class Sorting:
 def between(place: str, premises: Premises) -> str:
     """Where intermediate data is to lie, as a worker can reach it."""
     if not place.startswith("redis"):
-        return seen(place, premises)
+        from pywren_shuffle.places.inputs import store_url
+
+        return store_url(seen(place, premises))
     if premises.is_here:
         return place
     from pywren_runtime.stores.redis_settings import parse
@@ -237,9 +246,30 @@ def usable(asked: float | None, premises: Premises) -> float | None:
     return premises.memory - OWN
 
 
+def all_seen(source: Places, premises: Premises) -> list[str]:
+    """The places of an input, each as a worker can reach it."""
+    from pywren_shuffle.planning.words import Written
+
+    if isinstance(source, Written):
+        places: Iterable[Any] = source.parts
+    elif isinstance(source, str | bytes | os.PathLike) or hasattr(source, "read") or not isinstance(source, Iterable):
+        places = [source]  # of which some are none
+    else:
+        places = source
+    return [seen(place, premises) for place in places]
+
+
 def seen(place: Place, premises: Premises) -> str:
     """The place as a worker can reach it."""
+    from pywren_shuffle.places.inputs import store_url
+
+    store_url(place)  # ConfigError for what is none
     text = os.fspath(place)
+    if text.startswith("redis"):
+        raise ConfigError(
+            f"{text.rpartition('@')[2]!r}: neither input nor output lies in Redis; it is for what lies between the"
+            " phases (intermediate=). Name a folder or an s3:// URL."
+        )
     if not text.startswith("s3:"):
         if not premises.is_here:
             raise ConfigError(

@@ -20,7 +20,7 @@ from pywren_shuffle.phases.sample import Boundary, Hot
 from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import Tally
-from pywren_shuffle.records import Batch, Format, Piece, Reader, Source, Writer, open_format
+from pywren_shuffle.records import Batch, Format, Piece, Reader, Source, Writer, is_table, open_format
 from pywren_shuffle.records.keyed import Keyed
 
 __all__ = ["repartition", "top_k"]
@@ -250,12 +250,11 @@ def _contents(format: Any, batch: Any) -> Any:
 
 
 def _unsorted(records: str) -> Format:
-    name = records.partition(":")[0]
-    if name == "table":
+    if is_table(records):
         from pywren_shuffle.records.table_records import Table
 
         return Table(())
-    return open_format(records, key=_alike if name in ("rows", "text") else None)
+    return open_format(records, key=_alike if records.partition(":")[0] in ("rows", "text") else None)
 
 
 def _alike(record: object) -> int:

@@ -16,7 +16,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar, cast
@@ -33,8 +33,9 @@ from pywren_shuffle.phases.sample import Boundary, Hot
 from pywren_shuffle.places.inputs import store_url
 from pywren_shuffle.places.spare import BlocksLost
 from pywren_shuffle.planning.plan import Plan
+from pywren_shuffle.planning.words import Written, bytes_in_words
 from pywren_shuffle.proof import Tally, compare
-from pywren_shuffle.records import Made, Piece, Source
+from pywren_shuffle.records import Made, Piece, Source, is_table
 from pywren_shuffle.records.rows_records import load
 from pywren_shuffle.sizes import gather
 
@@ -64,7 +65,7 @@ USUAL: Final = How()
 
 
 @dataclass(frozen=True, slots=True)
-class Reduced(Generic[T]):
+class Reduced(Written, Generic[T]):
     """What was grouped, joined or spread anew, and proven: all that was read went into what was written."""
 
     id: str
@@ -72,13 +73,17 @@ class Reduced(Generic[T]):
     records: int  # of the input
     rows: int  # of the output
     bytes: int  # of the output
-    checksum: int  # of what lay between the phases
+    checksum: int = field(repr=False)  # of what lay between the phases
     splits: int
     requests: dict[str, int]
     seconds: float
-    plan: Plan
+    plan: Plan = field(repr=False)
     value: T  # what was made of the parts, where they were to be something else
     notices: tuple[str, ...] = ()  # what went otherwise than planned and was set right; also logged as warnings
+    _repr_pretty_ = Written._repr_pretty_  # IPython looks for it where the __repr__ is
+
+    def __str__(self) -> str:
+        return self.told(f"{self.records:,} records became {self.rows:,}, {bytes_in_words(self.bytes)}")
 
 
 def group(
@@ -99,7 +104,7 @@ def group(
     Of a table, `key` names columns, and the values are tables.
     """
     _checked(fn, "a key and an iterator of its values")
-    if records.partition(":")[0] == "table":
+    if is_table(records):
         from pywren_shuffle.tables.aggregate import names_of, table_format
         from pywren_shuffle.tables.groups import TableGroups
 
@@ -128,7 +133,7 @@ def reduce_by_key(
     others do. Of a table, `key` names columns, and `fn` says what becomes of others: `{"amount": "sum"}`, or
     `{"total": ("amount", "sum")}`; the functions are sum, product, min, max, any, all, count, rows and mean.
     """
-    if records.partition(":")[0] == "table":
+    if is_table(records):
         from pywren_shuffle.tables.aggregate import Aggregated, aggregates_of, names_of, table_format
 
         _no_value(value)
@@ -149,7 +154,7 @@ def distinct(
     how: How = USUAL,
 ) -> "Reduced[None]":
     """Each record once; with `key`, the first record of each key, in the order of the input."""
-    if records.partition(":")[0] == "table":
+    if is_table(records):
         from pywren_shuffle.records.table_records import Table
         from pywren_shuffle.tables.aggregate import names_of, table_format
         from pywren_shuffle.tables.groups import FirstRows

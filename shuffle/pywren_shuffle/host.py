@@ -34,6 +34,11 @@ def _no_stop(futures: Futures) -> None:
     """What runs in a pool of the standard library's cannot be stopped."""
 
 
+def _unseen(title: str, futures: Futures) -> Callable[[], object]:
+    """Nobody looks."""
+    return lambda: None
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What our own executors say of themselves in the attribute `_host`; any other is as the defaults say."""
@@ -42,6 +47,7 @@ class Host:
     lingers: bool = False  # a worker that was stopped may go on for a while, and nobody hears when it is over
     open_store: Callable[[str], Store] = open_store  # with what only the driver has, such as a profile
     workers: "Workers | None" = None  # what they can do and cost, where that is known
+    show: Callable[[str, Futures], Callable[[], object]] = _unseen  # to a person; gives what to call once all are over
 
 
 def host_of(executor: Executor) -> Host:

@@ -22,7 +22,7 @@ from pywren_shuffle.phases.merge import Part
 from pywren_shuffle.planning.model import to_all
 from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.proof import NOTHING, Tally
-from pywren_shuffle.records import Piece, Source
+from pywren_shuffle.records import Piece, Source, is_table
 
 __all__ = ["KINDS", "join"]
 
@@ -57,7 +57,7 @@ def join(
     if fn is not None and not callable(fn):
         raise ConfigError(f"fn={fn!r} must be a function of a row of the left side and one of the right.")
     format: Any
-    if records.partition(":")[0] == "table":
+    if is_table(records):
         from pywren_shuffle.tables.aggregate import table_format
         from pywren_shuffle.tables.join import TableJoin
 

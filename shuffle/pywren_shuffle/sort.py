@@ -6,12 +6,13 @@ sort ──► find, cut ──► sample ──► boundaries ──► partiti
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pywren_shuffle.driving.run import Place, Run
 from pywren_shuffle.phases.sample import Hot
 from pywren_shuffle.planning.plan import Plan
 from pywren_shuffle.planning.terms import Terms
+from pywren_shuffle.planning.words import Written, bytes_in_words
 from pywren_shuffle.proof import compare
 from pywren_shuffle.records import open_format
 
@@ -19,21 +20,25 @@ __all__ = ["Place", "Run", "Sorted", "plan_sort", "sort"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class Sorted(Written):
     """A sort that was done, and proven: what was written is what was read."""
 
     id: str
     parts: tuple[str, ...]  # paths, or URLs, in order
     records: int
     bytes: int
-    checksum: int
+    checksum: int = field(repr=False)
     splits: int
     reads: int  # of slices, as ranges: so many requests where they lie in no folder, and hedges come on top
     requests: dict[str, int]  # by kind, of driver and workers; hedges are among them, and counted apart, too
     seconds: float
     hot: tuple[Hot, ...]  # keys that fill more than a partition
-    plan: Plan
+    plan: Plan = field(repr=False)
     notices: tuple[str, ...] = ()  # what went otherwise than planned and was set right; also logged as warnings
+    _repr_pretty_ = Written._repr_pretty_  # IPython looks for it where the __repr__ is
+
+    def __str__(self) -> str:
+        return self.told(f"sorted {self.records:,} records, {bytes_in_words(self.bytes)}")
 
 
 def sort(

@@ -227,7 +227,7 @@ def test_no_room_is_said_and_leaves_nothing(tmp_path: Path, way: str) -> None:
         assert f"{tmp_path}/store" in message
         if way == "a small disk":
             assert "No space left" in message and "of 2,097,152 bytes are free" in message
-            assert "free space, or pass store='file:///a/bigger/disk'" in message
+            assert "free space, or name a place on a bigger disk" in message
         else:
             assert "File too large" in message and "ulimit -f" in message
 
@@ -260,7 +260,7 @@ def test_a_forbidden_folder_cannot_be_a_store(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     message = run(FORBIDDEN, f"{tmp_path}/store")
     assert f"{tmp_path}/store could not be opened: Permission denied" in message
-    assert "pass store='file:///a/folder' that this user can write to" in message
+    assert "or name a folder that this user can write to" in message
 
 
 def test_too_many_open_files_is_said(root: str) -> None:

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.records import READER, cut, loaded, opened, put, written
 
-from pywren_runtime.errors import ConfigError
-from pywren_shuffle.records import Piece
-from pywren_shuffle.records.text_records import AHEAD
+from pywren_runtime.errors import ConfigError, RecordError
+from pywren_shuffle.records import Piece, text_records
+from pywren_shuffle.records.text_records import AHEAD, NO_LINES
 from pywren_shuffle.sort import sort
 
 FILES = [
@@ -132,3 +132,21 @@ def test_more_lines_than_memory_are_merged_in_rounds(tmp_path: Path) -> None:
 def test_what_text_does_not_take(records: str, key: object) -> None:
     with pytest.raises(ConfigError):
         opened(records, key=key)
+
+
+@pytest.mark.parametrize("magic", sorted(NO_LINES))
+def test_what_is_no_text_is_not_sorted_as_if_it_were(tmp_path: Path, magic: bytes) -> None:
+    with pytest.raises(RecordError, match=r"'input' in .* is no text but "):
+        loaded(opened("text"), put(tmp_path, magic + b" and more\n"))
+    assert len(loaded(opened("text"), put(tmp_path, b"first\n" + magic + b" and more\n"))) == 2
+
+
+def test_an_error_of_a_key_counts_lines_from_where_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_records, "CHUNK", 20)
+    source = put(tmp_path, b"".join(b"%d\n" % number for number in range(10, 50)) + b"x\n")
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        loaded(opened("text", key=int), source)
+    assert raised.value.__notes__[0].endswith("key of record 40 of 'input' in " + source.store + ", counted from 0.")
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        opened("text", key=int).load([Piece(source, 60, source.size)], READER)
+    assert "of record 20 of 'input'" in raised.value.__notes__[0] and "from its byte 60 on" in raised.value.__notes__[0]

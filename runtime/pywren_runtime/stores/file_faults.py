@@ -32,10 +32,10 @@ def _room(root: str, error: int | None) -> str:
             free += ", and no more files can be made"
         if error == errno.EDQUOT:
             free += ", but this user's quota is used up"
-    return f"{free}; free space, or pass store='file:///a/bigger/disk'."
+    return f"{free}; free space, or name a place on a bigger disk (of an executor: store='file:///a/bigger/disk')."
 
 
-_ELSEWHERE = "or pass store='file:///a/folder' that this user can write to."
+_ELSEWHERE = "or name a folder that this user can write to (of an executor: store='file:///a/folder')."
 _FORBIDDEN = f"Give this user the right to write there, {_ELSEWHERE}"
 _KEYS_BELOW = "Other keys lie below this one: a key cannot be the folder of others."
 _ADVICE = {

@@ -316,6 +316,7 @@ class Run:
         futures: list[Future[R]] = []
         try:
             submit_all(self._executor, run, tasks, futures)
+            look = self._host.show(self._steps.doing, futures)
             meanwhile()
             running = True
             while running:
@@ -326,6 +327,7 @@ class Run:
                     future.result()
                 running = bool(waiting)
                 self.traces.sign()
+            look()
             return [future.result() for future in futures]
         except BaseException as error:
             self.traces.late += halt(self._host, futures, error)

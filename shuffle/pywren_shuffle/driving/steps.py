@@ -15,12 +15,13 @@ class Steps:
 
     def __init__(self, requests: Counter[str]) -> None:
         self.took: dict[str, Took] = {}
+        self.doing = "shuffle"  # the step that is being done, for who looks
         self._requests = requests
 
     @contextlib.contextmanager
     def step(self, name: str, tasks: Sized, bytes: int | None = None) -> Iterator[None]:
         """What passes meanwhile; `bytes` is what these tasks read, where that is known."""
-        begun, before = time.monotonic(), Counter(self._requests)
+        begun, before, self.doing = time.monotonic(), Counter(self._requests), name
         yield
         own = Took(len(tasks), bytes, time.monotonic() - begun, dict(self._requests - before))
         self.took[name] = self.took[name].then(own) if name in self.took else own

@@ -71,7 +71,7 @@ def _capacity(work: Work, shape: Shape, terms: Terms) -> Iterator[str]:
         if needed > tier.capacity:
             yield (
                 f"room: {bytes_in_words(needed)} of {what} would lie on {where}, which has room for"
-                f" {bytes_in_words(tier.capacity)}"
+                f" {bytes_in_words(tier.capacity)}: make room, or take another place"
             )
 
 

@@ -11,6 +11,7 @@ regroup: with a × b objects in one, a · b ≥ P, it is P · (a + b) reads in a
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Actual", "Layer", "Option", "Plan", "Step", "Took", "requests_of"]
 
@@ -135,6 +136,9 @@ class Plan:
         from pywren_shuffle.planning.words import words_of
 
         return words_of(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as the last line of a notebook's cell
+        printer.text(str(self))
 
 
 def requests_of(steps: Iterable[Step]) -> dict[str, int]:

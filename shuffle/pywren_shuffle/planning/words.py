@@ -2,12 +2,31 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from pywren_shuffle.planning.plan import Layer, Plan, Step, requests_of
 from pywren_shuffle.planning.terms import fleet_of
 
-__all__ = ["bytes_in_words", "words_of"]
+__all__ = ["Written", "bytes_in_words", "words_of"]
+
+
+class Written:
+    """What came of a run, as text: what was done, and where it lies."""
+
+    __slots__ = ()
+    parts: tuple[str, ...]
+    seconds: float
+    notices: tuple[str, ...]
+
+    def told(self, done: str) -> str:
+        """What was done, and what all of them say besides."""
+        where = ""
+        if self.parts:
+            where = f": {_number(len(self.parts), 'part')} in {self.parts[0][: self.parts[0].rfind('/part-')]}"
+        return "\n".join([f"{done}, in {_seconds(self.seconds)}{where}", *self.notices])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # as the last line of a notebook's cell
+        printer.text(str(self))
 
 
 def words_of(plan: Plan) -> str:

@@ -16,6 +16,7 @@ numpy or pyarrow inside itself, and only it does: `open_format` says which extra
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from pywren_runtime.errors import ConfigError
@@ -240,29 +241,36 @@ def open_format(records: str, *, key: object = None, reverse: object = False) ->
 
     ConfigError if there is none, if it cannot be so, or if what it needs is not installed.
     """
+    made: Format = _module(records).open_format(records.partition(":")[2], key=key, reverse=reverse)
+    return made
+
+
+def is_table(records: str) -> bool:
+    """Whether these are tables, of which columns and not functions say the key; ConfigError as for `open_format`."""
+    return _module(records).__name__ == f"{__name__}.table_records"
+
+
+def _module(records: object) -> ModuleType:
+    """What knows this kind of records."""
     from importlib import import_module
 
-    if not isinstance(records, str):
-        raise _unknown(records)
-    name, _, rest = records.partition(":")
+    name = records.partition(":")[0] if isinstance(records, str) else ""
     module = f"{__name__}.{name}_records"
     if not name.isidentifier():
         raise _unknown(records)
     try:
-        found = import_module(module)
+        return import_module(module)
     except ModuleNotFoundError as error:
         if error.name == module:
             raise _unknown(records) from None
-        extra = _EXTRAS.get(str(error.name).partition(".")[0])
+        extra = _EXTRAS.get(name)
         how = f"pip install 'pywren-ng[{extra}]'" if extra else f"pip install {error.name}"
         raise ConfigError(
             f"records={records!r} needs the package {error.name!r}, which is not installed here: {how}"
         ) from error
-    made: Format = found.open_format(rest, key=key, reverse=reverse)
-    return made
 
 
-_EXTRAS = {"numpy": "sort", "pyarrow": "arrow"}
+_EXTRAS = {"fixed": "sort", "table": "arrow"}
 
 
 def _unknown(records: object) -> ConfigError:
@@ -272,5 +280,6 @@ def _unknown(records: object) -> ConfigError:
     names = sorted(name.removesuffix("_records") for name in files if name.endswith("_records"))
     return ConfigError(
         f"records={records!r}: there is no such format; there are {', '.join(names)}."
-        " For records of 100 bytes of which the first 10 are the key, write records='fixed:100:10'."
+        " Lines are 'text', Parquet files 'table:COLUMN', Python objects 'rows', and records of 100 bytes of which the"
+        " first 10 are the key 'fixed:100:10'."
     )

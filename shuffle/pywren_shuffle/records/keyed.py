@@ -18,7 +18,7 @@ from zlib import adler32, crc32
 from pywren_runtime.errors import ConfigError, KeysIncomparable
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import MASK, NOTHING, Tally
-from pywren_shuffle.records import Batch
+from pywren_shuffle.records import Batch, Piece
 
 __all__ = [
     "MANY",
@@ -33,6 +33,7 @@ __all__ = [
     "hashes",
     "join",
     "keys_by",
+    "place_of",
     "shown",
 ]
 
@@ -75,9 +76,11 @@ class Order:
         try:
             return bool(low < high)
         except TypeError as error:
+            how = "A sort needs keys of one kind: make them so with key=, such as key=lambda row: str(row['name'])."
+            if self.key is None or other.key is None:
+                how = "To have None last, write key=lambda row: (row['name'] is None, row['name'])."
             raise KeysIncomparable(
-                f"the keys {shown(self.key)} and {shown(other.key)} cannot be compared: {error}. A sort needs keys of"
-                " one kind: make them so with key=, such as key=lambda row: str(row['name'])."
+                f"the keys {shown(self.key)} and {shown(other.key)} cannot be compared: {error}. {how}"
             ) from error
 
     def __eq__(self, other: object) -> bool:
@@ -229,14 +232,20 @@ def join(packing: Packing, batches: Sequence[Batch]) -> Keyed:
 
 
 def keys_by(function: KeyFunction, records: Iterable[Any], where: str, what: str = "key", begin: int = 0) -> list[Any]:
-    """The key of each record; an exception of the function says in a note which record that was."""
+    """The key of each record; an exception of the function says in a note which record that was, from 0."""
     keys: list[Any] = []
     try:
         keys.extend(map(function, records))
     except Exception as error:
-        error.add_note(f"That was the {what} of record {begin + len(keys):,} of {where}.")
+        error.add_note(f"That was the {what} of record {begin + len(keys):,} of {where}, counted from 0.")
         raise
     return keys
+
+
+def place_of(piece: Piece, first: int = 0) -> str:
+    """Where records were counted from, for a message: an object, whose first record begins at that byte, or part."""
+    at = f" from its byte {piece.start:,} on" if piece.start > first else ""
+    return f"{piece.source.key!r} in {piece.source.store}{at}"
 
 
 def evenly(count: int, of: int) -> Iterator[int]:
@@ -248,9 +257,10 @@ def evenly(count: int, of: int) -> Iterator[int]:
 def check_key(records: str, key: object, reverse: object) -> tuple[KeyFunction | None, bool]:
     """The arguments of a sort whose records Python compares."""
     if key is not None and not callable(key):
+        name = key if isinstance(key, str) else "name"
         raise ConfigError(
             f"key={key!r} of records={records!r} must be a function of one record, such as"
-            " key=lambda row: row['name'], or None."
+            f" key=lambda row: row[{name!r}], or None."
         )
     return key, bool(reverse)
 

@@ -27,7 +27,17 @@ from pywren_runtime.seal import sealed
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.proof import ADVICE
 from pywren_shuffle.records import Batch, Format, Piece, Reader, Source
-from pywren_shuffle.records.keyed import MANY, Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
+from pywren_shuffle.records.keyed import (
+    MANY,
+    Keyed,
+    KeyedWriter,
+    KeyFunction,
+    check_key,
+    evenly,
+    join,
+    keys_by,
+    place_of,
+)
 
 __all__ = ["Rows", "dump", "load", "objects", "open_format", "pickled"]
 
@@ -310,7 +320,7 @@ def _frames(source: Source, reader: Reader) -> "array[int]":
 
 
 def _name(piece: Piece) -> str:
-    return f"{piece.source.key!r} from byte {piece.start:,}"
+    return place_of(piece, len(MAGIC))
 
 
 def _no_file_of_rows(name: str) -> RecordError:

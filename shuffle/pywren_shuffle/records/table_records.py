@@ -253,16 +253,19 @@ def open_format(rest: str, *, key: object = None, reverse: object = False) -> Fo
 
     With `reverse` each column goes the other way; nulls stay where they are, last unless they are to come first.
     """
-    names: list[Any] = [name for name in rest.split(",") if name]
+    names: list[Any] = [name for name in map(str.strip, rest.split(",")) if name]
+    records = f"table:{rest}" if rest else "table"
     first = "nulls=first" in names
     names = [name for name in names if name not in ("nulls=first", "nulls=last")]
     if key is not None:
-        if names or callable(key):
-            raise _wrong(f"records='table:{rest}', key={key!r}")
-        names = [key] if isinstance(key, str) else list(cast("Iterable[Any]", key))
+        if names:
+            raise ConfigError(f"records={records!r} and key={key!r} both name columns: leave one of them out.")
+        if callable(key) or not isinstance(key, str | Iterable):
+            raise _wrong(f"records={records!r}, key={key!r}")
+        names = [key] if isinstance(key, str) else list(key)
     columns = [_column(name, first, bool(reverse)) for name in names]
     if not columns:
-        raise _wrong(f"records='table:{rest}'")
+        raise _wrong(f"records={records!r}")
     return Table(tuple(columns))
 
 
@@ -276,9 +279,9 @@ def _column(name: object, nulls_first: bool, reverse: bool) -> Column:
 
 def _wrong(what: str) -> ConfigError:
     return ConfigError(
-        f"{what} does not say by which columns to sort: write records='table:country,-time', where a minus means the"
-        " greatest first and a last item nulls=first what it says; or records='table' with"
-        " key=[('country', 'ascending'), ('time', 'descending')]."
+        f"{what} does not name the columns that are the key: write records='table:country,time', or records='table' and"
+        " key=['country', 'time']. Where something is sorted, a minus ('table:country,-time') means the greatest first,"
+        " and a last item nulls=first what it says."
     )
 
 

@@ -8,10 +8,20 @@ A line belongs to the piece in which it begins, so that an object can be cut any
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pywren_runtime.errors import ConfigError
+from pywren_runtime.errors import ConfigError, RecordError
 from pywren_runtime.stores import Buffer
 from pywren_shuffle.records import Batch, Format, Piece, Reader, Source
-from pywren_shuffle.records.keyed import MANY, Keyed, KeyedWriter, KeyFunction, check_key, evenly, join, keys_by
+from pywren_shuffle.records.keyed import (
+    MANY,
+    Keyed,
+    KeyedWriter,
+    KeyFunction,
+    check_key,
+    evenly,
+    join,
+    keys_by,
+    place_of,
+)
 
 __all__ = ["Text", "open_format"]
 
@@ -21,6 +31,17 @@ LINES = 4096  # that leave together
 NEIGHBOURS = 8  # lines that a sample takes from a place: less is not worth to go there
 NEWLINE = 10
 PROBE = 256 << 10  # bytes from which is learned how long lines are
+# How files begin that are no lines, whatever their names say. Whoever sorts these would get what nobody can read.
+NO_LINES = {
+    b"\x1f\x8b\x08": "compressed with gzip: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it first",
+    b"\xfd7zXZ\x00": "compressed with xz: unpack it first",
+    b"PK\x03\x04": "a zip file: unpack it first",
+    b"PAR1\x15": "a Parquet file: write records='table:COLUMN' for it",
+    b"pywrows1": "a file of rows: write records='rows' for it",
+    b"\xff\xfe": "UTF-16, whose newlines are two bytes: convert it to UTF-8 first",
+    b"\xfe\xff": "UTF-16, whose newlines are two bytes: convert it to UTF-8 first",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +98,14 @@ class Text:
 
     def load(self, pieces: Sequence[Piece], reader: Reader) -> Keyed:
         """See Format."""
-        return join(self, [self._batch(text, piece) for piece in pieces for text in _texts(piece, reader)])
+        return join(self, [batch for piece in pieces for batch in self._batches(piece, reader)])
+
+    def _batches(self, piece: Piece, reader: Reader) -> Iterator[Keyed]:
+        count = 0
+        for text in _texts(piece, reader):
+            batch = self._batch(text, piece, count)
+            count += len(batch)
+            yield batch
 
     def decode(self, data: memoryview) -> tuple[Keyed, int]:
         """See Format."""
@@ -96,12 +124,12 @@ class Text:
         """Lines with their ends."""
         return (b"\n".join(rows[at : at + LINES]) + b"\n" for at in range(0, len(rows), LINES))
 
-    def _batch(self, text: bytes, piece: Piece | None) -> Keyed:
-        """Some lines, of which the last one has no newline any more."""
+    def _batch(self, text: bytes, piece: Piece | None, begin: int = 0) -> Keyed:
+        """Some lines, of which the last one has no newline any more; so many of the piece come before them."""
         lines = text.split(b"\n")
         if self.function is not None:
-            where = f"{piece.source.key!r} from byte {piece.start:,}" if piece else "a block"
-            return Keyed(self, keys_by(self.function, map(_text, lines), where), lines)
+            where = place_of(piece) if piece else "a block"
+            return Keyed(self, keys_by(self.function, map(_text, lines), where, begin=begin), lines)
         if b"\r" in text:
             return Keyed(self, [line.removesuffix(b"\r") for line in lines], lines)
         return Keyed(self, lines, lines)
@@ -139,6 +167,8 @@ def _chunks(piece: Piece, reader: Reader) -> Iterator[bytes]:
     """The bytes from the first line that begins in a piece to the end of the last that does."""
     data = reader.read([Piece(piece.source, max(0, piece.start - 1), piece.stop)])
     inside = piece.start == 0
+    if inside:
+        _check(bytes(data[:8]), piece)
     for at in range(0, len(data), CHUNK):
         chunk = bytes(data[at : at + CHUNK])
         if not inside:
@@ -155,6 +185,13 @@ def _chunks(piece: Piece, reader: Reader) -> Iterator[bytes]:
         if newline:
             return
         at, ahead = at + len(chunk), min(2 * ahead, CHUNK)
+
+
+def _check(head: bytes, piece: Piece) -> None:
+    """RecordError if a file that begins so has no lines."""
+    for magic, what in NO_LINES.items():
+        if head.startswith(magic):
+            raise RecordError(f"{piece.source.key!r} in {piece.source.store} is no text but {what}, or leave it out.")
 
 
 def _spread(pieces: Sequence[Piece], places: int, stretch: int, total: int) -> Iterator[Piece]:
