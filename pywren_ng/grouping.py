@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from pywren_ng.sorting import Place, Places, Sorting, all_seen, between, in_background, parted, seen, usable
 
@@ -122,7 +122,7 @@ class Grouping(Sorting):
         right: Places,
         target: Place,
         *,
-        kind: str = "inner",
+        kind: Literal["inner", "left", "right", "outer", "semi"] = "inner",
         key: object = None,
         fn: Callable[..., object] | None = None,
         records: str = "rows",

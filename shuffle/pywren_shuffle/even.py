@@ -230,7 +230,8 @@ class _Top(Run):
             plan = self.planned(sources, None, 1, memory)
             splits = self.cut(sources, plan)
             tasks = [TopTask(self._format, split, k, plan.block, self._hedging) for split in splits]
-            found = [batch for batch, _ in self._all(top, tasks)]
+            with self._steps.step("top", tasks):
+                found = [batch for batch, _ in self._all(top, tasks)]
             batch = self._format.join(found)
             batch = batch.sort()
             return _contents(self._format, batch.part(0, min(k, len(batch))))

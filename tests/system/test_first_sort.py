@@ -166,3 +166,9 @@ def test_an_executor_shows_a_bar_for_a_step(capsys: pytest.CaptureFixture[str]) 
         futures[1].cancel()
         look()
         assert "cancelled=1" in (shown := capsys.readouterr().err) and "merge: 2 tasks in " in shown
+
+
+def test_a_folder_between_the_phases_is_as_it_was(ex: Executor, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    done = ex.sort(source, tmp_path / "out", records="rows", key=age, intermediate=str(tmp_path / "scratch"))
+    assert done.records == 4 and list((tmp_path / "scratch").iterdir()) == []

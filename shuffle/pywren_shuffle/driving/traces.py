@@ -113,6 +113,8 @@ class Traces:
                 self._healing.remove(self.tier, self._found(self.tier))
             self._exchange.delete(self.spare, self._found(self.spare) + self._healing.moved())
         tidy_folder(self.spare, made=True, since=self._born)
+        if self.tier != self.spare:
+            tidy_folder(self.tier, made=False)
         tidy_folder(self._output.url, made=self._is_new, since=self._born if self._is_any else None)
         self._exchange.close()
 
