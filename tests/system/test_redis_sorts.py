@@ -124,6 +124,7 @@ def test_two_levels(way: Way, pool: Executor) -> None:
 
 def test_nothing_to_sort(way: Way, pool: Executor) -> None:
     way.place.put("in/other.txt", b"not asked for")
+    way.place.put("in/0.dat", b"")
     assert way.run(pool).records == 0
 
 

@@ -86,7 +86,7 @@ def reductions(ex: Executor) -> None:
     assert_type(ex.map_reduce_by_key(words, ["a b"], count, output="counts").result(), Reduced[None])
     assert_type(ex.sort("in", "out", records="text"), Sorted)
     assert_type(ex.submit_sort("in", "out", records="text"), Future[Sorted])
-    ex.join("in", ["a", "b"], "out", kind="iner")  # type: ignore[arg-type]  # pyright: ignore
+    ex.join("in", ["a", "b"], "out", kind="iner")  # type: ignore[arg-type]
     ex.map_reduce(train, ["three"], total)  # type: ignore[arg-type]
 
 
