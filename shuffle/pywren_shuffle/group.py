@@ -331,7 +331,7 @@ class _Items(Spread):
 
     def found(self, source: Any, overwrite: bool) -> list[Source]:
         """The items, which lie nowhere."""
-        self.output.claim([], overwrite=overwrite)
+        self.output.claim(None, overwrite=overwrite)
         self._items = list(source)
         return []
 

@@ -66,7 +66,7 @@ class Healing:
             self.forgo(said(error))
             return None
         for doubt in room.doubts:
-            self._tell(f"{self._tier} may lose data, which is then made again in {self._named}: {doubt}")
+            self.tell(f"{self._tier} may lose data, which is then made again in {self._named}: {doubt}")
         if room.bytes == 0:
             self.forgo("its memory is full")
             return None
@@ -82,7 +82,7 @@ class Healing:
     def forgo(self, why: str) -> None:
         """Do without the tier, in which nothing lies yet."""
         self.active = False
-        self._tell(f"{self._tier} is not used, and {self._named} is instead: {why}")
+        self.tell(f"{self._tier} is not used, and {self._named} is instead: {why}")
 
     def run(self, run: Function, tasks: Sequence[Task]) -> list[Any]:
         """What `run` gives for each task, though what it reads was lost, or what it writes was not taken."""
@@ -114,7 +114,7 @@ class Healing:
 
     def leave(self, id: str, lost: BlocksLost) -> None:
         """Use the tier no more, and remove what one shuffle has there."""
-        self._tell(f"blocks were lost in {self._tier}, and all is made again in {self._named}: {lost}")
+        self.tell(f"blocks were lost in {self._tier}, and all is made again in {self._named}: {lost}")
         self.remove(self._tier, self.keys(self._tier, f"shuffles/{id}/"))
         self.active = False
 
@@ -152,7 +152,7 @@ class Healing:
         if not doubtful:
             raise BlocksLost(reason)
         gone = missing(self._exchange, self._tier, doubtful)
-        self._tell(
+        self.tell(
             f"{len(gone):,} of {len(doubtful):,} blocks were lost in {self._tier}, and are made again in"
             f" {self._named}: {reason}"
         )
@@ -180,9 +180,10 @@ class Healing:
     def _tell_of_rest(self, error: StoreError) -> None:
         if not self.active:
             raise error
-        self._tell(f"what was left in {self._tier} could not be removed, and goes by itself: {said(error)}")
+        self.tell(f"what was left in {self._tier} could not be removed, and goes by itself: {said(error)}")
 
-    def _tell(self, notice: str) -> None:
+    def tell(self, notice: str) -> None:
+        """The user, in the log and among the notices of the result."""
         import logging
 
         self.notices.append(notice)
@@ -190,7 +191,7 @@ class Healing:
 
     def _tell_of(self, reasons: Sequence[str], tasks: int) -> None:
         if reasons:
-            self._tell(
+            self.tell(
                 f"{len(reasons):,} of {tasks:,} blocks went to {self._named}, as {self._tier} did not take them:"
                 f" {reasons[0]}"
             )

@@ -8,12 +8,12 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from pywren_runtime.errors import KeyMissing, OutputInUse, ShuffleCorrupt
+from pywren_runtime.errors import ConfigError, KeyMissing, OutputInUse, ShuffleCorrupt
 from pywren_shuffle.phases.merge import Part
 from pywren_shuffle.places.exchange import Exchange
-from pywren_shuffle.places.inputs import MANIFEST, folder_of
+from pywren_shuffle.places.inputs import MANIFEST, MISTYPED, folder_of
 from pywren_shuffle.proof import ADVICE, Tally
 from pywren_shuffle.records import Source
 
@@ -35,8 +35,11 @@ class Output:
         self._old: list[str] = []
         self._publishing = False
 
-    def claim(self, sources: Iterable[Source], *, overwrite: bool) -> None:
-        """Look what lies there; OutputInUse if that is anything, unless it may be overwritten."""
+    def claim(self, sources: Sequence[Source] | None, *, overwrite: bool) -> None:
+        """Look what lies there; OutputInUse if that is anything, unless it may be overwritten.
+
+        By nothing it may not: a pattern with a mistake in it would make a good output an empty one.
+        """
         found = [key for key, _ in self._exchange.keys(self.url, "")]
         taken = [key for key in found if not key.startswith("shuffles/")]
         if taken and not overwrite:
@@ -46,8 +49,13 @@ class Output:
                 + " there. Name another place, or pass overwrite=True, which removes the parts of an earlier sort."
             )
         self._old = [key for key in taken if key == MANIFEST or _PART.fullmatch(key)]
+        if self._old and sources is not None and not sources:
+            raise ConfigError(
+                f"there is nothing to read, and overwrite=True would replace {len(self._old):,} files in {self.url} by"
+                f" nothing: remove them yourself if that is meant. {MISTYPED}"
+            )
         own = {self.url_of(key) for key in self._old}
-        for source in sources:
+        for source in sources or ():
             if _url(source.store, source.key) in own:
                 raise OutputInUse(
                     f"{source.key!r} in {source.store} is to be read, and would be removed by overwrite=True. Name"

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 from pywren_runtime.rates import rates
+from pywren_runtime.stores import without_password
 from pywren_shuffle.driving.clean import new_id
 from pywren_shuffle.driving.grid import Grid
 from pywren_shuffle.driving.healing import Healing, blocks_of
@@ -27,7 +28,7 @@ from pywren_shuffle.phases.regroup import regroup
 from pywren_shuffle.phases.sample import Boundary, Hot, Sampled, SampleTask, boundaries, packed, sample
 from pywren_shuffle.places.exchange import Exchange
 from pywren_shuffle.places.flights import ONE_IN
-from pywren_shuffle.places.inputs import find, folder_of, store_url
+from pywren_shuffle.places.inputs import MISTYPED, find, folder_of, store_url
 from pywren_shuffle.planning.model import PLACES, with_actual
 from pywren_shuffle.planning.plan import Layer, Plan
 from pywren_shuffle.planning.planner import make_plan
@@ -108,6 +109,8 @@ class Run:
         before = self.exchange.requests["ListObjectsV2"]
         found = find(source, self.exchange)
         self._lists += self.exchange.requests["ListObjectsV2"] - before
+        if not found:
+            self.healing.tell(f"nothing lies at {_said(source)}, so that there are no records. {MISTYPED}")
         return found
 
     def _prepared(self, sources: list[Source]) -> list[Source]:
@@ -332,6 +335,11 @@ class Run:
         except BaseException as error:
             self.traces.late += halt(self._host, futures, error)
             raise
+
+
+def _said(places: Place | Iterable[Place]) -> str:
+    some = [places] if isinstance(places, str | os.PathLike) else list(places)
+    return " and ".join(repr(without_password(os.fspath(place))) for place in some) or "no place at all"
 
 
 def _in_turn(tasks: Iterable[Reads], before: int) -> tuple[list[Reads], int]:

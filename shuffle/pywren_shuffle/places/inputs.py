@@ -14,9 +14,10 @@ from pywren_runtime.errors import ConfigError
 from pywren_runtime.stores import without_password
 from pywren_shuffle.records import Source
 
-__all__ = ["MANIFEST", "Listing", "find", "folder_of", "store_url"]
+__all__ = ["MANIFEST", "MISTYPED", "Listing", "find", "folder_of", "store_url"]
 
 MANIFEST: Final = "manifest.json"
+MISTYPED: Final = "Correct the path or the pattern. Names that begin with '.', '_' or '~' are not looked at."
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _WILD = re.compile(r"[*?\[]")
 _SOME = re.compile(r"[*?]")
@@ -54,18 +55,13 @@ def find(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], list
 
     A place is an object, a folder (all that lies below it; names that begin with `.`, `_` or `~` are left out, as is a
     manifest beside its parts) or a pattern with `*`, `?` and `[…]` in its last part or parts, and `**` for any folders.
-    What matches nothing is an error, but for a folder that is there and empty.
+    A path that is not there is an error; a pattern, a folder or a prefix may have nothing below it.
     """
     found: dict[tuple[str, str], Source] = {}
     for place in [places] if isinstance(places, str | os.PathLike) or not isinstance(places, Iterable) else places:
         url = store_url(place)
         folder = folder_of(url)
         here = _without_manifests(_in_folder(folder) if folder is not None else _in_store(url, listing))
-        if not here and (folder is None or not os.path.isdir(folder)):
-            raise ConfigError(
-                f"nothing lies at {folder or without_password(url)!r}: correct the path or the pattern. Names that"
-                " begin with '.', '_' or '~' are not looked at."
-            )
         for source in here:
             found.setdefault((source.store, source.key), source)
     return list(found.values())
