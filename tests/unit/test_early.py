@@ -51,7 +51,7 @@ def test_nobody_does_for_what_imports_little_or_lies_in_a_store(tmp_path: Path) 
 
 
 def test_a_folder_that_is_not_there_is_said_as_ever(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="no file or folder"):
         begun("table", str(tmp_path / "no" / "folder"))
 
 
