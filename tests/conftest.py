@@ -19,6 +19,16 @@ STDERR = pytest.StashKey[int]()
 LONG = ("test_lambda_jobs.py", "test_lambda_faults.py", "test_setup.py", "test_executors_on_lambda.py")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="sizes as they are claimed; the suite's own are smaller")
+
+
+@pytest.fixture(scope="session")
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Whether a test is to show what is claimed, at the claimed size, and not only that it still holds."""
+    return bool(pytestconfig.getoption("--full"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long files first; `scripts/test` hands files out in this order."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,24 @@ class Deployed:
 PACKAGES = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path and not path.endswith(("tests", ".zip")))}
 
 
+@cache
+def runtime_zip() -> bytes:
+    """What the tests of one process deploy: to compress it takes a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        return bundle.build(Path(folder, "runtime.zip")).path.read_bytes()
+
+
 @contextmanager
 def deployed(aws: LocalAws, *sizes: int, **options: Any) -> Iterator[Deployed]:
     """A deployment whose default function has the first of these sizes; the environment leads clients to it."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        zipped = Path(folder, "runtime.zip")
-        bundle.build(zipped)
         bucket = f"pywren-ng-{os.urandom(4).hex()}"
         aws.client("s3").create_bucket(Bucket=bucket)
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
         where = Deployment(
             aws.region, f"s3://{bucket}/pywren", os.urandom(32), memory=sizes[0], timeout=120.0, pythons=(here,)
         )
-        made = Deployed(aws, where, Path(folder, "deployment.toml"), zipped.read_bytes())
+        made = Deployed(aws, where, Path(folder, "deployment.toml"), runtime_zip())
         made.rewritten(Path(folder))
         for size in sizes:
             made.function(size, **options)

@@ -5,12 +5,15 @@ import os
 import re
 import shlex
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from scene import Gate, act, pass_gate
 from support.local_aws import LocalAws
@@ -26,6 +29,7 @@ from pywren_runtime.errors import FunctionMissing
 
 pytestmark = pytest.mark.timeout(60)
 SIZE, OTHER = 512, 640
+FEW = 4  # environments, for a task of no length would start one of its own
 Run = Callable[..., str]
 
 
@@ -39,6 +43,10 @@ def home(one_local_aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> I
             patch.delenv(name, raising=False)
         home = tmp_path_factory.mktemp("home")
         patch.setenv("XDG_CONFIG_HOME", str(home))
+        # Each command typed here would be a process of its own, and reads boto3's descriptions of AWS and compresses the
+        # layer again. The first are read once for all of them; the second is done fast, for it is done twenty times.
+        patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
+        patch.setattr(zlib, "Z_DEFAULT_COMPRESSION", zlib.Z_BEST_SPEED)
         yield home
 
 
@@ -107,6 +115,7 @@ def test_setup_check_map_setup_teardown_leaves_nothing(run: Run, local_aws: Loca
     assert [line[:4] for line in run("check").splitlines()] == ["ok  "] * 8
     assert [line[:4] for line in run(f"check --region {local_aws.region}").splitlines()] == ["ok  "] * 8
     assert "no deployment in mars-1 is known here" in run("check --region mars-1", code=1)
+    local_aws.knobs(real_environments=FEW)
     with Executor("lambda") as ex:
         assert list(ex.map(pow, range(20), [2] * 20)) == [x * x for x in range(20)]
     first = deployment.load(str(file))
@@ -230,6 +239,7 @@ def test_two_users_of_different_sizes_change_no_function(
     one, two = home / "there.toml", home / "two.toml"
     run(f"setup --yes --name there --memory {OTHER} --file {two}")
     local_aws.reset()
+    local_aws.knobs(real_environments=FEW)
     with ThreadPoolExecutor(2) as threads:
         sizes = list(threads.map(size_seen, [one, two]))
     assert sizes == [{SIZE}, {OTHER}]
