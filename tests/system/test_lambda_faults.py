@@ -582,7 +582,7 @@ def test_f18_delivered_twice(aws: LocalAws, start: Start, mode: str) -> None:
         return x, os.urandom(8).hex()
 
     with start(mode) as ex:
-        aws.knobs(duplicate=1)
+        aws.knobs(duplicate=1, real_environments=8)
         found = list(ex.map(task, range(10), timeout=PATIENCE))
         assert until(lambda: (executions(aws), aws.counters().get("queued", 0)) == (20, 0))
     assert [x for x, _ in found] == list(range(10)) and len(set(found)) == 10

@@ -1,9 +1,10 @@
 """Settings: which layer decides, what is accepted, and what a mistake is told."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,17 @@ KEYS: dict[str, tuple[Any, Any, tuple[str, Any], Any, Any]] = {
     "check_packages": (True, False, ("0", False), True, False),
 }
 
+# A process for each line takes its arguments and its environment, and says its settings.
 SHOW = """
-import json, sys
+import json, os, sys
 from pywren_ng.config import load
-settings = load(json.loads(sys.argv[1]))
-print(json.dumps({key: [setting.value, setting.source] for key, setting in settings.items()}))
+for line in sys.stdin:
+    arguments, environ = json.loads(line)
+    os.environ.update(environ)
+    settings = load(arguments)
+    for name in environ:
+        del os.environ[name]
+    print(json.dumps({key: [setting.value, setting.source] for key, setting in settings.items()}), flush=True)
 """
 
 
@@ -50,6 +57,15 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(work)
     return tmp_path
+
+
+@pytest.fixture
+def shower(config_home: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process in that directory that shows its settings."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SHOW]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
 
 
 def toml(value: object) -> str:
@@ -77,10 +93,11 @@ def test_the_defaults(config_home: Path) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_the_first_layer_that_gives_a_key_decides_it(config_home: Path, key: str) -> None:
+def test_the_first_layer_that_gives_a_key_decides_it(
+    config_home: Path, shower: "subprocess.Popen[str]", key: str
+) -> None:
     """Real files and a real process's environment, the layers taken away one after the other."""
-    import json
-
+    assert shower.stdin is not None and shower.stdout is not None
     default, argument, (text, variable), project, user = KEYS[key]
     project_file, user_file = (
         config_home / "work/pywren-ng.toml",
@@ -91,14 +108,9 @@ def test_the_first_layer_that_gives_a_key_decides_it(config_home: Path, key: str
     name = f"PYWREN_NG_{key.upper()}"
 
     def shown(arguments: dict[str, object], environ: dict[str, str]) -> dict[str, list[object]]:
-        done = subprocess.run(
-            [sys.executable, "-c", SHOW, json.dumps(arguments)],
-            capture_output=True,
-            text=True,
-            env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(sys.path)} | environ,
-        )
-        assert done.returncode == 0, done.stderr
-        settings: dict[str, list[object]] = json.loads(done.stdout)
+        shower.stdin.write(json.dumps([arguments, environ]) + "\n")
+        shower.stdin.flush()
+        settings: dict[str, list[object]] = json.loads(shower.stdout.readline())
         others = {other: setting for other, setting in settings.items() if other != key}
         assert others == {other: [KEYS[other][0], "default"] for other in others}
         return settings

@@ -178,8 +178,19 @@ def stack(index: Path) -> list[str]:
     return ["big"]
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> PackageSet:
+    """One for all who only read it."""
+    folder = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        only_index(patch, folder / "index")
+        return prepare(read(stack(folder / "index")), Target(HERE))
+
+
 @pytest.fixture
-def packed(index: Path) -> PackageSet:
+def packed_here(index: Path) -> PackageSet:
+    """One in this test's own cache, from its own index."""
     return prepare(read(stack(index)), Target(HERE))
 
 
@@ -315,33 +326,33 @@ def test_sets_that_nobody_uses_make_room(packed: PackageSet, tmp_path: Path) -> 
     assert drop(str(used)) and sets(str(root)) == []
 
 
-def test_what_was_packed_is_not_packed_again(packed: PackageSet, index: Path) -> None:
+def test_what_was_packed_is_not_packed_again(packed_here: PackageSet, index: Path) -> None:
     for path in index.iterdir():
         path.unlink()  # who asked again would find nothing
-    assert prepare(read(["big"]), Target(HERE)) == packed
+    assert prepare(read(["big"]), Target(HERE)) == packed_here
     with pytest.raises(PackagesError):
         prepare(read(["big>1"]), Target(HERE))
 
 
-def test_one_lock_is_packed_once_whoever_asks(packed: PackageSet, index: Path) -> None:
-    assert prepare(read(["big==1.5", "small"]), Target(HERE)).folder == packed.folder
+def test_one_lock_is_packed_once_whoever_asks(packed_here: PackageSet, index: Path) -> None:
+    assert prepare(read(["big==1.5", "small"]), Target(HERE)).folder == packed_here.folder
 
 
 def test_the_same_wheels_give_the_same_bytes(
-    packed: PackageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packed_here: PackageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     again = prepare(read(["big"]), Target(HERE))
-    assert again.folder != packed.folder
-    assert again.ref == packed.ref
+    assert again.folder != packed_here.folder
+    assert again.ref == packed_here.ref
 
 
 def test_another_wheel_of_the_same_version_is_another_set(
-    packed: PackageSet, index: Path, monkeypatch: pytest.MonkeyPatch
+    packed_here: PackageSet, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "uv")  # which has it in a cache
     wheel(index, "big", "1.5", {"big/__init__.py": b"answer = 43\n"})
-    assert prepare(read(["big", "small"]), Target(HERE)).ref != packed.ref
+    assert prepare(read(["big", "small"]), Target(HERE)).ref != packed_here.ref
 
 
 # ── compared ──
