@@ -13,7 +13,6 @@ STORE = "scripts/bench/store.py"
 COLD = "scripts/bench/cold.py"
 KINDS = 21  # ways to fail, F1 to F21
 EACH = tuple("-v" if part == "-q" else part for part in PYTEST)  # a line for each test
-FULL_JOBS = (*EACH, "--full", "{source}/" + JOBS)
 
 
 def every_fault(ran: Ran) -> tuple[str, bool]:
@@ -56,7 +55,7 @@ def cpython(id: str, kind: str, what: str) -> Claim:
 
 def job(id: str, what: str, threshold: str, *names: str) -> Claim:
     """Some tests of the one run of the jobs' tests."""
-    return Claim(id, what, threshold, FULL_JOBS, named(*names), needs=(JOBS,))
+    return Claim(id, what, threshold, (*EACH, "{source}/" + JOBS), named(*names), needs=(JOBS,))
 
 
 def measured(script: str, id: str, what: str, threshold: str, read: Read, *options: str) -> Claim:
@@ -87,7 +86,7 @@ CLAIMS = [
     job("4a", "1,000 small tasks, synchronous", "≤ 2 PUTs and no more", "a_synchronous_job_stores"),
     job("4b", "1,000 small tasks, asynchronous", "+ 1 PUT, 1 GET a task, LISTs", "an_asynchronous_job_takes"),
     job("4c", "a blob that was removed", "noticed, put again", "a_blob_that_was_removed"),
-    Claim("4d", "the other tests of whole jobs", "all pass", FULL_JOBS, all_of_it, (JOBS,)),
+    Claim("4d", "the other tests of whole jobs", "all pass", (*EACH, "{source}/" + JOBS), all_of_it, (JOBS,)),
     measured(INVOKE, "5a", "Invokes per second of client CPU", "≥ 3,000, ≥ 4× boto3", row("5a"), "--here"),
     measured(INVOKE, "5b", "4,096 tasks over 64 real environments", "all right", row("5b"), "--here"),
     measured(STORE, "5c", "small PUT and GET through the store", "≥ 10× boto3", ratios),

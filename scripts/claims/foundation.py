@@ -12,7 +12,7 @@ PROBES = "{source}/scripts/claims/probes/"
 OVERHEAD = "scripts/bench/overhead.py"
 STAYING = "scripts/bench/staying.py"
 PYTEST = (
-    *("{python}", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("{python}", "-m", "pytest", "-q", "--full", "-p", "no:cacheprovider"),
     *("-c", "{source}/setup.cfg", "--rootdir", "{source}"),
 )
 # A tmpfs over /proc that only this process and its children see. Without root it takes a user namespace too.

@@ -188,8 +188,7 @@ class Pool:
 
 def measure(these: list[tuple[int, Path]]) -> dict[int, tuple[int, int]]:
     """Memory and disk that each environment holds."""
-    children = processes.table()
-    return {pid: (processes.held_by(pid, children), disk_of(folder)) for pid, folder in these}
+    return {pid: (processes.held_by(pid), disk_of(folder)) for pid, folder in these}
 
 
 def disk_of(folder: Path) -> int:

@@ -5,7 +5,6 @@ import ctypes
 import os
 import signal
 
-PAGE = os.sysconf("SC_PAGESIZE")
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 CAP_DAC_OVERRIDE = 1
@@ -19,29 +18,40 @@ def adopt_orphans_and_lower_root() -> None:
         libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
-def table() -> dict[int, list[tuple[int, int]]]:
-    """Parent -> its children, each with its resident bytes."""
-    children: dict[int, list[tuple[int, int]]] = {}
+def table() -> dict[int, list[int]]:
+    """Parent -> its children, of all processes there are."""
+    children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-                children.setdefault(int(fields[1]), []).append((int(name), int(fields[21]) * PAGE))
+                children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
     return children
 
 
-def descendants(pid: int, children: dict[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
-    """Everyone below a process, with resident bytes."""
+def descendants(pid: int) -> list[int]:
+    """Everyone below a process, also while they come and go."""
+    children = table()
     found = list(children.get(pid, ()))
-    for child, _ in found:
+    for child in found:
         found += children.get(child, ())
     return found
 
 
-def held_by(pid: int, children: dict[int, list[tuple[int, int]]]) -> int:
+def below(pid: int) -> list[int]:
+    """Everyone below a process, asked of the kernel ten times a second, where to read all of /proc would tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *below(child)]
+    return found
+
+
+def held_by(pid: int) -> int:
     """Bytes that a tree holds: anonymous and shared memory of each, file pages once (those of the largest)."""
     own = files = 0
-    for each in (pid, *(child for child, _ in descendants(pid, children))):
+    for each in (pid, *below(pid)):
         values = status_of(each, (b"RssAnon:", b"RssShmem:", b"RssFile:"))
         own += values[b"RssAnon:"] + values[b"RssShmem:"]
         files = max(files, values[b"RssFile:"])
@@ -70,7 +80,7 @@ def kill_tree(pid: int) -> None:
         return
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
-    for child, _ in descendants(pid, table()):
+    for child in descendants(pid):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
     kill_group(pid)
@@ -84,7 +94,7 @@ def kill_group(pid: int) -> None:
 
 def end_all(but: set[int] = frozenset()) -> None:
     """Kill every descendant of this process, and bury those that are its own."""
-    while below := [pid for pid, _ in descendants(os.getpid(), table()) if pid not in but]:
+    while below := [pid for pid in descendants(os.getpid()) if pid not in but]:
         for pid in below:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ from pywren_ng import ConfigError, Executor, PackingError
 from pywren_ng.joblib import PywrenBackend
 from pywren_runtime.failures import RemoteTraceback
 
-WORKERS = 3  # each imports scikit-learn, which takes a second
+WORKERS = 4
 SIZE = 512
 X, Y = make_classification(3000, 10, random_state=0)
 predicted: list[int] = []
@@ -75,7 +75,7 @@ def meeting(count: int) -> Callable[[str], bool]:
 
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
-    """Its workers, all of them started."""
+    """Four workers, all of them started."""
     with Executor("local", max_workers=WORKERS) as made:
         assert all(made.map(meeting(WORKERS), [str(tmp_path_factory.mktemp("met"))] * WORKERS))
         yield made
@@ -161,7 +161,7 @@ def test_arrays_of_single_tasks_are_not_kept(executor: Executor) -> None:
 
 
 def test_minus_one_is_all_workers(chosen: Executor) -> None:
-    for given, meant in ((-1, 3), (None, 3), (-2, 2), (-9, 1), (1, 1), (2, 2), (99, 3)):
+    for given, meant in ((-1, 4), (None, 4), (-2, 3), (-9, 1), (1, 1), (3, 3), (99, 4)):
         assert joblib.effective_n_jobs(given) == meant
     with pytest.raises(ValueError, match="n_jobs=0 has no meaning"):
         Parallel(n_jobs=0)(delayed(abs)(x) for x in range(3))
@@ -316,6 +316,7 @@ def test_the_same_forest_on_lambda(there: Deployed, local_aws: LocalAws) -> None
     wide = np.random.default_rng(0).random((20_000, 8), np.float32)
     labels = (wide[:, 0] > wide[:, 1]).astype(int)
     make: Callable[[], RandomForestClassifier] = lambda: forest(12).set_params(max_depth=4)  # noqa: E731
+    # Two will do: each imports scikit-learn, which takes a second.
     with Executor("lambda", max_workers=2) as ex, parallel_config(backend="pywren_ng", executor=ex):
         fitted = make().fit(wide, labels)
         log = local_aws.ask("GET", "/_proxy/log")

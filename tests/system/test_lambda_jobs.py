@@ -214,9 +214,7 @@ def test_refused_invokes_cost_nothing_and_cancelled_ones_nobody_knows_what(
 # -- The request budget
 
 
-def test_a_synchronous_job_stores_its_function_and_nothing_else(
-    make: Make, local_aws: LocalAws, is_full: bool
-) -> None:
+def test_a_synchronous_job_stores_its_function_and_nothing_else(make: Make, local_aws: LocalAws, is_full: bool) -> None:
     ex, count = make("sync", workers=16 if is_full else 4), 1000 if is_full else 200
     function = long_function()
     local_aws.reset(environments=True)

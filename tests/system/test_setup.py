@@ -43,8 +43,8 @@ def home(one_local_aws: LocalAws, tmp_path_factory: pytest.TempPathFactory) -> I
             patch.delenv(name, raising=False)
         home = tmp_path_factory.mktemp("home")
         patch.setenv("XDG_CONFIG_HOME", str(home))
-        # Each command typed here would be a process of its own, and reads boto3's descriptions of AWS and compresses the
-        # layer again. The first are read once for all of them; the second is done fast, for it is done twenty times.
+        # Each command that is typed reads boto3's descriptions of AWS and compresses the layer. Here the first are read
+        # once for all commands, and the second is done fast.
         patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
         patch.setattr(zlib, "Z_DEFAULT_COMPRESSION", zlib.Z_BEST_SPEED)
         yield home
