@@ -40,8 +40,8 @@ class Turns:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        self._next = max(self._next, loop.time())  # but what a late wake-up costs a queue is made up for
         while self._waiting:
-            self._next = max(self._next, loop.time())
             await asyncio.sleep(self._next - loop.time())
             worker, turns = self._waiting.popitem(last=False)
             turn = turns.popleft()

@@ -18,26 +18,28 @@ class Leaping(selectors.SelectSelector):
     """Where nothing happens for a while, that while is over at once."""
 
     now = 0.0
+    late = 0.0  # by so much every wake-up
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
+        self.now += timeout + self.late if timeout else 0.0
         return super().select(0)
 
 
 class Clockless(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps to whatever comes next."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: float) -> None:
         self.leaping = Leaping()
+        self.leaping.late = late
         super().__init__(self.leaping)
 
     def time(self) -> float:
         return self.leaping.now
 
 
-def times_of(rates: Rates, *requests: Callable[[Rates], Awaitable[None]]) -> list[float]:
+def times_of(rates: Rates, *requests: Callable[[Rates], Awaitable[None]], late: float = 0.0) -> list[float]:
     """When each of these requests, begun at once and in that order, was over."""
-    loop = Clockless()
+    loop = Clockless(late)
 
     async def timed(request: Callable[[Rates], Awaitable[None]]) -> float:
         await request(rates)
@@ -86,6 +88,11 @@ def test_requests_come_at_their_rate_and_none_is_saved_up() -> None:
         await asyncio.gather(*(rates.admit("PUT", "a", 0) for _ in range(3)))
 
     assert times_of(slow(), after_a_while) == pytest.approx([10.2])
+
+
+def test_who_is_woken_late_makes_up_for_it() -> None:
+    times = times_of(slow(), *[asks("GET", "a")] * 101, late=0.08)  # by more than from one turn to the next
+    assert times[100] == pytest.approx(5.0, abs=0.1)
 
 
 def test_workers_take_turns() -> None:
