@@ -25,7 +25,7 @@ SIZES = tuple(10**exponent for exponent in range(9, 15))
 AT_ONCE = 1000
 MEMORIES = (1769, 3538, 7076, 10_240)
 OWN = 100  # MB of a worker that are not for data
-INPUT = 500_000_000  # bytes of an input object
+INPUT = 2_000_000_000  # bytes of an input object, which are cut into splits, each for itself
 RECORDS = {
     10**12: "MapReduce 2004: 891 s on 1,746 machines",
     10**14: "CloudSort: $451 in 2014, $144 in 2016, $97 and 5,378 s in 2022",

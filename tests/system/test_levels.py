@@ -159,15 +159,17 @@ def test_as_many_requests_as_levels_promise(
     assert is_met, said
 
 
+@pytest.mark.parametrize(("records", "partitions"), [(20_000, 9), (2_000, 2)])  # some or all are sampled
 def test_a_plan_names_each_request_of_a_sort_beforehand_and_asks_for_none(
-    stage: sort_requests.Stage, pool: Executor
+    stage: sort_requests.Stage, pool: Executor, records: int, partitions: int
 ) -> None:
-    stage.store("named/in").put("all.dat", sortgen.records("uniform", 0, 20_000))
-    where = stage.url("named/in/*.dat"), stage.url("named/out")
+    named = f"named{records}x{partitions}"
+    stage.store(f"{named}/in").put("all.dat", sortgen.records("uniform", 0, records))
+    where = stage.url(f"{named}/in/*.dat"), stage.url(f"{named}/out")
     stage.ask("DELETE", "counts")
-    plan = plan_sort(pool, *where, records=FIXED, memory=1, partitions=9)
+    plan = plan_sort(pool, *where, records=FIXED, memory=1, partitions=partitions)
     assert stage.ask("GET", "counts")["kinds"] == {"ListObjectsV2": 1}
-    result = sort(pool, *where, records=FIXED, memory=1, partitions=9, hedging=False)
+    result = sort(pool, *where, records=FIXED, memory=1, partitions=partitions, hedging=False)
     assert result.plan == plan
     assert {kind: number for kind, number in result.requests.items() if number} == plan.requests
     actual = result.plan.actual

@@ -15,7 +15,8 @@ from pywren_shuffle.planning.model import seconds_of
 from pywren_shuffle.planning.plan import Layer, Plan
 from pywren_shuffle.planning.planner import make_plan
 from pywren_shuffle.planning.terms import FOLDER, Terms, Tier, Workers, lambda_workers, tier_named
-from pywren_shuffle.sizes import starts_of
+from pywren_shuffle.records import Piece, Source
+from pywren_shuffle.sizes import gather, starts_of
 
 S3 = tier_named("s3")
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
@@ -123,6 +124,36 @@ def test_seconds_are_the_larger_of_bytes_and_requests_and_one_request_of_the_les
     assert seconds_of(80 * MB, 5, 5, 1e9, terms, S3) == pytest.approx(2 * 1.6)  # the fifth waits for a whole turn
     assert seconds_of(80 * MB, 4, 4, 1e9, terms, replace(S3, bandwidth=MB)) == pytest.approx(80)
     assert seconds_of(0, 0, 4, 100, terms, S3) == 0
+
+
+def test_who_has_read_writes_while_others_wait_for_their_turns() -> None:
+    store = replace(S3, puts=10.0, gets=20.0)
+    for workers, apart in ((8, 7 / 20), (1, 0.0)):
+        terms = Terms(Workers(workers, bandwidth=MB), store, store, (store,))
+        plan = plan_of(8 * MB, terms=terms, splits=8, partitions=8, levels=1)
+        merge = next(step for step in plan.steps if step.name == "merge")
+        reading, writing = (seconds_of(8 * MB, *way, terms, store) for way in ((64, 8, 20.0), (8, 8, 10.0)))
+        assert merge.seconds == pytest.approx(reading + writing - apart)
+
+
+@pytest.mark.parametrize(
+    ("objects", "asked", "made"), [(1, 7, 7), (10, 8, 10), (50, 8, 10), (50, 32, 50), (3, 32, 33), (8, 4, 4), (8, 1, 1)]
+)
+def test_splits_are_as_many_as_objects_make(objects: int, asked: int, made: int) -> None:
+    plan = plan_of(10 * MB, objects=objects, splits=asked, partitions=4)
+    assert plan.splits == made
+    size = 10 * MB // objects  # as the input is cut: each object for itself, and small ones together
+    pieces = [Piece(Source("", str(number), size), 0, size) for number in range(objects)]
+    if size > plan.split:
+        assert objects * ceil(size / plan.split) == made
+    else:
+        assert len(gather(pieces, plan.split)) == made
+
+
+def test_slices_that_will_be_empty_are_not_asked_for() -> None:
+    full, sparse = (plan_of(100 * each * 64, splits=8, partitions=8, levels=1) for each in (20, 1))
+    assert reads_of(full) == 64
+    assert reads_of(sparse) == 40  # of 64 records each may be in any of 64
 
 
 def test_the_plan_is_the_fastest_or_cheapest_of_those_about_as_fast() -> None:

@@ -1,7 +1,8 @@
 """How long a plan takes and what it costs, from bytes, requests and rates alone.
 
     a step    reads, then writes; of each, bytes and requests pass at their own rates at the same time:
-              max(D / (b · p), requests / q), and of the lesser what one request of each worker takes
+              max(D / (b · p), requests / q), and of the lesser what one request of each worker takes;
+              who has read writes while the others' last reads wait for their turns: less (p - 1) / larger q
     a sort    sample · partition (input ─► layer 0) · regroup (layer ─► layer) … · merge (layer ─► output)
 
 With p workers that make r requests each, the first bytes flow when p requests were answered, and the last request is
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, expm1
 
 from pywren_shuffle.places.exchange import put_requests
 from pywren_shuffle.planning.plan import Actual, Layer, Plan, Step, Took
@@ -89,15 +90,19 @@ def steps_of(work: Work, shape: Shape, terms: Terms) -> tuple[Step, ...]:
 def _steps(work: Work, shape: Shape, terms: Terms) -> Iterator[Step]:
     source, target, layers = terms.source, terms.target, shape.layers
     splits = layers[0].groups
+    whole = max(work.objects, splits * ceil(work.bytes / splits / work.block))
     if shape.partitions > 1 and work.bytes and not work.is_spread:
         records = work.bytes / work.record_size
         keys = min(sample_size(records, shape.partitions), records)
-        moved, asked = int(keys * work.record_size), splits * min(PLACES, ceil(keys / splits))
+        stretch = ceil(keys / splits / PLACES)
+        if stretch == 1 or PLACES * stretch * splits >= records:  # splits are read as a whole
+            moved, asked = work.bytes, whole
+        else:
+            moved, asked = int(keys * work.record_size), max(work.objects, splits * PLACES)
         seconds = seconds_of(moved, asked, splits, source.gets, terms, source)
         tasks = min(splits, terms.workers.at_once)
         yield Step("sample", tasks, moved, seconds, _of(source, GetRange=asked), source.name, source.name)
-    asked = max(work.objects, splits * ceil(work.bytes / splits / work.block)) if work.bytes else 0
-    yield _step("partition", work, shape, terms, (splits, asked, None, layers[0]))
+    yield _step("partition", work, shape, terms, (splits, whole if work.bytes else 0, None, layers[0]))
     for number, (before, after) in enumerate(pairwise(layers), 1):
         asked = _asked(work, before.groups * after.ranges, after.objects)
         yield _step(f"regroup {number}", work, shape, terms, (after.objects, asked, before, after))
@@ -122,13 +127,19 @@ def _step(name: str, work: Work, shape: Shape, terms: Terms, way: tuple[int, int
     written = after.objects if after else shape.partitions
     put = put_requests(ceil(work.bytes / written), streamed=after is None)
     puts = {kind: number * written for kind, number in put.items()}
-    spread = shape.prefixes if before else 1
-    seconds = seconds_of(work.bytes, asked, tasks, source.gets * spread, terms, source)
-    spread = shape.prefixes if after else 1
-    seconds += seconds_of(work.bytes, sum(puts.values()), tasks, target.puts * spread, terms, target)
+    gets_rate = source.gets * (shape.prefixes if before else 1)
+    puts_rate = target.puts * (shape.prefixes if after else 1)
+    reading = seconds_of(work.bytes, asked, tasks, gets_rate, terms, source)
+    writing = seconds_of(work.bytes, sum(puts.values()), tasks, puts_rate, terms, target)
+    seconds = _overlapped(reading, writing, min(tasks, terms.workers.at_once), max(gets_rate, puts_rate))
     looks = {"HeadObject": tasks} if terms.workers.lingers else {}
     requests = _of(source, GetRange=asked, **looks) | _of(target, **puts)
     return Step(name, tasks, work.bytes, seconds, requests, source.name, target.name)
+
+
+def _overlapped(reading: float, writing: float, workers: int, rate: float) -> float:
+    """Seconds of both, where who has read writes while the others' last reads wait for their turns."""
+    return reading + writing - min(reading, writing, (workers - 1) / rate)
 
 
 def _of(tier: Tier, **requests: int) -> dict[str, int]:
@@ -140,9 +151,10 @@ def _asked(work: Work, slices: int, tasks: int) -> int:
     """By how many ranges so many tasks read so many slices."""
     if work.items:
         return slices
-    slices = min(slices, int(work.bytes / work.record_size))  # nobody asks for an empty one
-    if slices < 1:
-        return min(work.bytes, 1)
+    if not work.bytes:
+        return 0
+    # Nobody asks for an empty one: so many have any, where each record may be in each.
+    slices = max(1, round(-slices * expm1(-work.bytes / work.record_size / slices)))
     block = work.block
     if work.bytes / tasks * (1 + work.decoded) > work.memory:  # it is merged in rounds
         block = min(block, round_block(ceil(slices / tasks), work.memory, work.decoded))
@@ -155,8 +167,9 @@ def to_all(plan: Plan, small: int, terms: Terms) -> Plan:
     large = plan.bytes - small
     asked = tasks * (ceil(small / plan.block) + ceil(large / tasks / plan.block))
     put = {kind: number * tasks for kind, number in put_requests(ceil(large / tasks), streamed=True).items()}
-    seconds = seconds_of(large + tasks * small, asked, tasks, source.gets, terms, source)
-    seconds += seconds_of(large, sum(put.values()), tasks, target.puts, terms, target)
+    reading = seconds_of(large + tasks * small, asked, tasks, source.gets, terms, source)
+    writing = seconds_of(large, sum(put.values()), tasks, target.puts, terms, target)
+    seconds = _overlapped(reading, writing, min(tasks, terms.workers.at_once), max(source.gets, target.puts))
     looks = {"HeadObject": tasks} if terms.workers.lingers else {}
     requests = _of(source, GetRange=asked) | _of(target, **put, **looks)
     step = Step("join", tasks, large + tasks * small, seconds, requests, source.name, target.name)

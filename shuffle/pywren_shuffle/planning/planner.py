@@ -98,7 +98,8 @@ def make_plan(
         return _in_folders(work, splits or least, partitions, together, terms, levels or 1)
     found = [*_candidates(work, max(least, splits or 0), partitions, together, terms)]
     if splits is not None:
-        found = [one for one in found if one.shape.layers[0].groups == max(least, splits)] or found
+        made = _as_cut(max(least, splits), objects)
+        found = [one for one in found if one.shape.layers[0].groups == made] or found
     if levels is not None:
         found = [one for one in found if len(one.shape.layers) == levels] or found
     possible = [one for one in found if not one.refusal]
@@ -172,6 +173,16 @@ def _in_turns(splits: int, workers: int) -> int:
     return ceil(splits / workers) * workers if splits > workers else splits
 
 
+def _as_cut(splits: int, objects: int) -> int:
+    """So many or a few more, as objects of one size make them: a split is a piece of one, or some whole ones."""
+    if objects > 1 < splits:
+        before = 0
+        while before != splits:
+            before = splits
+            splits = objects * ceil(splits / objects) if splits >= objects else ceil(objects / (objects // splits))
+    return splits
+
+
 # ── candidates ──
 
 
@@ -183,7 +194,7 @@ def _candidates(work: Work, least: int, partitions: int | None, together: int, t
         splits = [_in_turns(least, workers)]
     if not work.bytes:
         splits = [least]
-    for number in splits:
+    for number in dict.fromkeys(_as_cut(number, work.objects) for number in splits):
         for parts in [partitions] if partitions else _partitions(number, splits, workers):
             for tier in terms.tiers:
                 for levels in range(1, _LEVELS + 1):
@@ -204,7 +215,7 @@ def _numbers(least: int, most: int) -> Iterator[int]:
 
 def _partitions(splits: int, all_splits: list[int], workers: int) -> list[int]:
     """Numbers of partitions to be looked at with so many splits."""
-    if splits <= workers:
+    if all_splits[0] <= workers:
         return [number for number in all_splits if splits <= 4 * number <= 16 * splits]
     fewer = {_in_turns(splits // by, workers) for by in (2, 4, 8) if splits // by >= workers}
     return [splits, *sorted(fewer, reverse=True)]

@@ -79,9 +79,10 @@ class Fixed:
         from pywren_shuffle.records.fixed_batches import spread, table_of
 
         count = min(count, records)
-        if places >= count:  # a mapping: what is not looked at is not read
-            return spread(table_of(self.width, reader.read([piece])), count, self.key)
         stretch = -(-count // places)
+        # Of a mapping what is not looked at is not read; and stretches that leave nothing out are one request.
+        if stretch == 1 or places * stretch >= records:
+            return spread(table_of(self.width, reader.read([piece])), count, self.key)
         starts = [piece.start + (records - stretch) * number // places * self.width for number in range(places)]
         stretches = [Piece(piece.source, start, start + stretch * self.width) for start in starts]
         return table_of(self.width, reader.read(stretches))[:, : self.key].copy()
