@@ -10,14 +10,11 @@
 The deployed zip gets two modules more: a `boto3` and a `botocore` that say in the log that somebody imported them.
 In the end a task does so, to see that this would be seen. Lines without a claim show the first results once more where
 the local AWS speaks TLS: there ours shakes hands with the store too, and its client library gathers entropy before.
-
-Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done.
 """
 
 import base64
 import json
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -25,12 +22,11 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from asked import asked
+from contest import NotDone, Verdict, alternated, answered, asking, concluded, ends
 from invoke_real import ask, deploy, local_aws, variables
 
 ROUNDS = 11
@@ -41,19 +37,6 @@ TRIVIAL = "trivial"
 PAYLOAD = 100_000  # bytes in the closure: so much is stored and not sent along
 SPY = "import os\nos.write(1, b'somebody imported %s\\n')\n"
 SPIED = ("boto3", "botocore")
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One line of the report."""
-
-    name: str
-    text: str
-    is_met: bool
 
 
 class Scene:
@@ -162,7 +145,6 @@ class Scene:
 
         def task() -> list[str]:
             import importlib
-            import sys
 
             for name in names:
                 importlib.import_module(name)
@@ -184,61 +166,36 @@ def staged(*options: str) -> Iterator[Scene]:
             scene.close()
 
 
-def measure(turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Samples of each figure, in milliseconds."""
-    for turn in turns.values():  # nothing is timed before it has happened once
-        turn()
-    samples: dict[str, list[float]] = {name: [] for name in turns}
-    for number in range(rounds):
-        for name in sorted(turns, reverse=bool(number % 2)):
-            samples[name].append(turns[name]())
-    return samples
-
-
-def judge(samples: dict[str, list[float]], imported: set[str]) -> list[Claim]:
+def judge(samples: dict[str, list[float]], imported: set[str]) -> list[Verdict]:
     """The claims of issue 3 about cold starts."""
     at = {name: median(of) for name, of in samples.items()}
     ratio = at["init ours"] / at["init trivial"]
     more = at["first ours"] - at["first trivial"]
+    init = f"init {at['init ours']:.1f} ms, trivial {at['init trivial']:.1f} ms: {ratio:.2f}×"
+    first = f"first result {at['first ours']:.1f} ms, trivial {at['first trivial']:.1f} ms: {more:+.1f} ms"
     return [
-        Claim(
-            "6a", f"init {at['init ours']:.1f} ms, trivial {at['init trivial']:.1f} ms: {ratio:.2f}×", ratio <= RATIO
-        ),
-        Claim(
-            "6b",
-            f"first result {at['first ours']:.1f} ms, trivial {at['first trivial']:.1f} ms: {more:+.1f} ms",
-            more <= MORE,
-        ),
-        Claim("6c", f"imported in a worker: {', '.join(sorted(imported)) or 'none'}", not imported),
+        ("6a", init, ratio <= RATIO),
+        ("6b", first, more <= MORE),
+        ("6c", f"imported in a worker: {', '.join(sorted(imported)) or 'none'}", not imported),
     ]
 
 
 def main() -> int:
-    options = asked(__doc__, ROUNDS)
+    asked = answered(asking(__doc__, ROUNDS), "boto3", "obstore")
     os.environ.pop("PYWREN_NG_INVOKE", None)
-    samples: dict[str, list[float]] = {}
-    try:
-        with staged() as scene:
-            samples |= measure(scene.turns(), options.rounds)
-            imported = scene.imported()
-            if scene.imported(*SPIED) != set(SPIED):
-                raise NotDone("a task imported boto3, and that was not seen")
-        with staged("--tls") as scene:
-            firsts = {f"{name}, TLS": turn for name, turn in scene.turns().items() if name.startswith("first")}
-            samples |= measure(firsts, options.rounds)
-    except NotDone as error:
-        print(error, file=sys.stderr)
-        return 2
-    claims = judge(samples, imported)
-    for name, of in samples.items():
-        print(f"{name:18} median {median(of):7.1f} ms  from {min(of):.1f} to {max(of):.1f}")
-    for claim in claims:
-        print(f"{claim.name}  {claim.text}  {'PASS' if claim.is_met else 'FAIL'}")
-    if options.json:
-        about = {"python": platform.python_version(), "machine": platform.platform(), "cpus": os.cpu_count()}
-        options.json.write_text(json.dumps({"about": about, "milliseconds": samples}, indent=1))
-    return 0 if all(claim.is_met for claim in claims) else 1
+    with staged() as scene:
+        samples = alternated(scene.turns(), asked.rounds)
+        imported = scene.imported()
+        if scene.imported(*SPIED) != set(SPIED):
+            raise NotDone("a task imported boto3, and that was not seen")
+    with staged("--tls") as scene:
+        firsts = {f"{name}, TLS": turn for name, turn in scene.turns().items() if name.startswith("first")}
+        samples |= alternated(firsts, asked.rounds)
+    lines = [
+        f"{name:18} median {median(of):7.1f} ms  from {min(of):.1f} to {max(of):.1f}" for name, of in samples.items()
+    ]
+    return concluded(asked, judge(samples, imported), lines=lines, milliseconds=samples)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any, Protocol
 
-__all__ = ["ENTRANTS", "OURS", "Contestant", "Entrant", "Ours"]
+from rows import OURS
 
-OURS = "pywren_ng"
+__all__ = ["ENTRANTS", "Contestant", "Entrant", "Ours"]
+
 LARGE = 1_000_000
 WORKERS = "WORKERS"
 

@@ -8,29 +8,21 @@
 Each contestant starts from nothing: a fresh process, with its imports, its workers and their end. A table takes DuckDB
 half a second so, and a round has several processes of each, in turn; what both take for the same work once they have
 begun is a row of its own. Reductions of rows are for the reader.
-
-Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done, 3 a partial run: not comparable.
 """
 
-import argparse
 import json
 import os
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from contest import NotDone, answered, asking, chosen, ends, played, scratch, taking_turns, without
 from group_rivals import DASK, DUCKDB, OURS, RIVALS
-from pinned import enter, environment_of
-from rows import Row, Samples, Target, figures_of, judge, table, write
+from rows import Row, Samples, Target, compared
 
 ROUNDS = 3
 PAIRS = 10_000_000
@@ -44,10 +36,6 @@ ROWS = (
     Row("table", "6d", "a table by key, start-up included", "s", 1, (Target("≤", 2, DUCKDB),)),
     Row("again", "6e", "the same, processes that have begun", "s", 1, (Target("≤", 2, DUCKDB),)),
 )
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
 
 
 def build(stage: Path, pairs: int) -> Any:
@@ -124,97 +112,40 @@ def turn(name: str, work: str, stage: Path, sums: Any) -> list[float]:
     for path in source.iterdir():
         path.read_bytes()  # into the page cache
     script = str(Path(__file__).with_name("group_rivals.py"))
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("PYWREN_NG_")}
     begun = time.monotonic()
-    ran = subprocess.run(
+    said = played(
         [sys.executable, script, name, work, str(source), str(target)],
-        env=variables | {"TMPDIR": str(stage)},
-        stdout=subprocess.PIPE,
-        timeout=LIMIT,
-        check=True,
-        text=True,
+        limit=LIMIT,
+        env=without("PYWREN_NG_") | {"TMPDIR": str(stage)},
     )
     elapsed = time.monotonic() - begun
     for folder in target.iterdir():
         check(folder, sums)
-    again: list[float] = json.loads(ran.stdout.splitlines()[-1])
+    again: list[float] = json.loads(said.splitlines()[-1])
     return again or [elapsed]
 
 
 def run(works: list[str], rounds: int, stage: Path, sums: Any) -> Samples:
-    """All rounds, each beginning with the next contestant."""
-    samples: Samples = {}
-    for number in range(rounds):
-        for work in works:
-            names = list(RIVALS[work])
-            shift = number % len(names)
-            own: dict[str, list[float]] = {name: [] for name in names}
-            for _ in range(max(rival.times for rival in RIVALS[work].values())):
-                for name in names[shift:] + names[:shift]:
-                    own[name] += turn(name, work, stage, sums)
-            for name, seconds in own.items():
-                said = " ".join(f"{each:.3g}" for each in seconds)
-                print(f"round {number + 1} of {rounds}: {work} {name} {said} s", file=sys.stderr, flush=True)
-                samples.setdefault(work, {}).setdefault(name, []).append(seconds)
+    """All rounds of each kind of work, of so many processes each."""
+    samples: Samples = {work: {name: [] for name in RIVALS[work]} for work in works}
+    for work in works:
+        times = max(rival.times for rival in RIVALS[work].values())
+        for name in taking_turns(list(RIVALS[work]), rounds * times, f"{work}, "):
+            samples[work][name].append(turn(name, work, stage, sums))
     return samples
 
 
-def versions() -> dict[str, str]:
-    """Each one's version; NotDone names what is missing."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            raise NotDone(f"{package} is not installed here. A run without it shows nothing.") from None
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="raw samples, versions and verdicts")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} or more, else not comparable")
-    parser.add_argument("--only", metavar="A,B", help="a quick look at some work, which is not comparable")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="fewer are not comparable")
-    parser.add_argument("--folder", type=Path, default=None, help="on which disk; default: where TMPDIR is")
-    parser.add_argument("--venv", type=Path, default=environment_of("group"), help="default: %(default)s")
-    parser.add_argument("--here", action="store_true", help="in this environment, with what is installed")
-    return parser
-
-
 def main() -> int:
-    asked = parser().parse_args()
-    works = asked.only.split(",") if asked.only else list(RIVALS)
-    if unknown := [work for work in works if work not in RIVALS]:
-        raise NotDone(f"unknown: {', '.join(unknown)}; there are {', '.join(RIVALS)}")
-    if not asked.here:
-        enter(asked.venv, with_project=True, requirements="requirements-group.txt")
-    found = versions()
-    stage = Path(tempfile.mkdtemp(prefix="png-", dir=asked.folder))
-    try:
-        samples = run(works, max(1, asked.rounds), stage, build(stage, asked.pairs))
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    is_partial = set(works) != set(RIVALS) or asked.rounds < ROUNDS or asked.pairs != PAIRS
-    figures = figures_of(samples)
-    verdicts = [] if is_partial else list(judge(figures, ROWS))
-    line = shlex.join(["scripts/bench/group.py", *sys.argv[1:]])
-    print(f"\n{line}\n{platform.platform()}, {os.cpu_count()} CPUs, medians of {asked.rounds} rounds")
-    print(", ".join(f"{name} {version}" for name, version in found.items()), end="\n\n")
-    print(*table(figures, [OURS, DASK, DUCKDB], ROWS), sep="\n", end="\n\n")
-    for claim, said, is_met in verdicts:
-        print(f"{claim}  {said}  {'PASS' if is_met else 'FAIL'}")
-    if asked.json:
-        write(asked.json, line, found, samples, figures, verdicts, ROWS)
-    if is_partial:
-        print(f"NOT COMPARABLE: a run needs all of {', '.join(RIVALS)}, {PAIRS:,} pairs and {ROUNDS} rounds.")
-        return 3
-    return 0 if all(is_met for _, _, is_met in verdicts) else 1
+    parser = asking(__doc__, ROUNDS, pinned="group")
+    parser.add_argument("--only", metavar="A,B", help="some work, which is not comparable")
+    parser.add_argument("--folder", type=Path, default=None, help="on which disk; default: where TMPDIR is")
+    asked = answered(parser, *PACKAGES)
+    works = chosen(asked.only, RIVALS)
+    asked.is_partial |= len(works) < len(RIVALS)
+    with scratch(asked.folder) as stage:
+        samples = run(works, asked.rounds, stage, build(stage, PAIRS // 10 if asked.quick else PAIRS))
+    return compared(asked, samples, ROWS, [OURS, DASK, DUCKDB])
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (NotDone, subprocess.SubprocessError) as failed:
-        print(f"group.py: {failed}", file=sys.stderr)
-        sys.exit(2)
+    ends(main)

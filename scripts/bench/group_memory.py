@@ -9,15 +9,12 @@ As with sort_memory.py, the limit is on what a process allocates beyond interpre
 the group, a function that holds all values of the key dies of the limit.
 """
 
-import argparse
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from contest import answered, asking, concluded, ends, scratch
 from sort_memory import limited_pool
 
 from pywren_shuffle.group import How, group
@@ -148,30 +145,26 @@ def dies(pool: ProcessPoolExecutor, folder: Path, megabytes: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = asking(__doc__, 1)
     parser.add_argument("what", choices=list(IDS))
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--megabytes", type=int, default=128, help="of each worker")
     parser.add_argument("--folder", type=Path, default=None, help="on which disk; default: where TMPDIR is")
-    asked = parser.parse_args()
-    stage = Path(tempfile.mkdtemp(prefix="pns-", dir=asked.folder))
-    try:
-        with limited_pool(asked.workers, asked.megabytes) as pool:
-            if asked.what == "group":
-                seen = group_of_one_key(pool, stage, COUNT, asked.megabytes)
-                is_naive = dies(pool, stage, asked.megabytes)
-                said = "values of one key; a list of them " + ("is out of memory" if is_naive else "FITS: no limit")
-            else:
-                made = join_of_one_key if asked.what == "join" else join_of_tables
-                seen, is_naive = made(pool, stage, COUNT // 100, 100, asked.megabytes), True
-                said = "rows of one key, all different"
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    met = is_naive and seen == COUNT
+    asked = answered(parser, "numpy", "pyarrow")
+    count = COUNT // 10 if asked.quick else COUNT
+    with scratch(asked.folder) as stage, limited_pool(asked.workers, asked.megabytes) as pool:
+        if asked.what == "group":
+            seen = group_of_one_key(pool, stage, count, asked.megabytes)
+            is_naive = dies(pool, stage, asked.megabytes)
+            said = "values of one key; a list of them " + ("is out of memory" if is_naive else "FITS: no limit")
+        else:
+            made = join_of_one_key if asked.what == "join" else join_of_tables
+            seen, is_naive = made(pool, stage, count // 100, 100, asked.megabytes), True
+            said = "rows of one key, all different"
     said = f"{seen:,} {said}; {asked.workers} workers of {asked.megabytes} MB"
-    print(f"{IDS[asked.what]}  {said}  {'PASS' if met else 'FAIL'}")
-    return 0 if met else 1
+    verdict = (IDS[asked.what], said, is_naive and seen == count)
+    return concluded(asked, [verdict])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -9,32 +9,25 @@
 
 The workers of `rates` and `starts` are CANNED: the double answers at once and runs no function. What is measured is
 the client, in seconds of its processor (getrusage, with encoding and settling), and every value is checked.
-
-Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done, 3 a partial run: not comparable.
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
 import ssl
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import invoke_real
-from invoke_stage import NotDone, canned, counts, make_certificate, surroundings
-from invokers import ENTRANTS, OURS, Ours, Service, double
-from pinned import enter, environment_of
-from rows import Figures, Row, Samples, Target, figures_of, judge, table
+from contest import NotDone, answered, asking, chosen, ends, left_by, scratch, taking_turns, versions_of
+from invoke_stage import canned, counts, make_certificate, surroundings
+from invokers import ENTRANTS, Ours, Service, double
+from rows import OURS, Row, Samples, Target, compared
 
 ROUNDS = 5
 BATCH = 2_048  # Invokes of a sample
@@ -46,7 +39,6 @@ ROUND_TRIP = 0.05
 COLD = 0.25  # what a trivial environment takes on Lambda
 RAMP = 1_000  # new environments of one function at once, and more every ten seconds
 COPIES = 5
-SECTIONS = ("rates", "starts", "real")
 BOTO3 = ("boto3-8", "boto3-16", "boto3-32")
 RATES = (OURS, "invoker", *BOTO3, "lithops")
 STARTS = (OURS, "direct", "boto3-32")
@@ -155,194 +147,80 @@ PLAYS = {"rates": play_rates, "stranger": play_stranger, "starts": play_starts, 
 
 def turn(section: str, name: str, service: Service, folder: Path, **more: str) -> dict[str, list[float]]:
     """One contestant's part of a section, in a fresh process."""
-    answer = folder / "turn.json"
-    answer.unlink(missing_ok=True)
-    told = [f"--turn={section}:{name}", f"--service={json.dumps(asdict(service))}", f"--json={answer}"]
-    ran = subprocess.run(
-        [sys.executable, __file__, "--here", *told],
-        env=surroundings(folder, service, **more),
-        timeout=LIMIT,
-        capture_output=True,
-        text=True,
-    )
-    if ran.returncode or not answer.exists():
-        raise NotDone(f"{section} of {name} ended with {ran.returncode}:\n{(ran.stdout + ran.stderr)[-4_000:]}")
-    samples: dict[str, list[float]] = json.loads(answer.read_text())
+    told = (__file__, f"--turn={section}:{name}", f"--service={json.dumps(asdict(service))}")
+    samples: dict[str, list[float]] = left_by(told, limit=LIMIT, env=surroundings(folder, service, **more))
     return samples
 
 
 # The run.
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What was asked for on the command line."""
-
-    sections: list[str]
-    contestants: list[str]
-    rounds: int
-    json: Path | None
-
-    @property
-    def is_partial(self) -> bool:
-        is_whole = set(self.sections) == set(SECTIONS) and set(self.contestants) == set(ENTRANTS)
-        return not is_whole or self.rounds < ROUNDS
-
-    def of(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if name in self.contestants]
-
-
-def rates(options: Options, folder: Path) -> Samples:
-    """All rounds, each beginning with the next contestant and with a fresh double."""
+def rates(names: list[str], rounds: int, folder: Path) -> Samples:
+    """All rounds, each turn with a fresh double; then whether everybody verifies certificates."""
     samples: Samples = {"warm": {}, "cold": {}, "elapsed": {}}
-    names = options.of(RATES)
-    for number in range(options.rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            print(f"rates, round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
-            with canned(folder, concurrency=BATCH) as service:
-                found = turn("rates", name, service, folder, PYWREN_NG_INVOKE="sync")
-            for row, values in found.items():
-                samples[row].setdefault(name, []).append(values)
-    for name in names:
-        print(f"whether {name} verifies certificates", file=sys.stderr, flush=True)
+    names = [name for name in RATES if name in names]
+    for name in taking_turns(names, rounds, "rates, "):
+        with canned(folder, concurrency=BATCH) as service:
+            found = turn("rates", name, service, folder, PYWREN_NG_INVOKE="sync")
+        for row, values in found.items():
+            samples[row].setdefault(name, []).append(values)
+    for name in taking_turns(names, 1, "strangers, "):
         with canned(folder) as service:
             turn("stranger", name, service, folder, AWS_CA_BUNDLE=str(folder / "stranger.pem"))
     return samples
 
 
-def starts(options: Options, folder: Path) -> Samples:
+def starts(names: list[str], rounds: int, folder: Path) -> Samples:
     """Under the ramp of AWS: five functions hold all at once, one function lets them wait."""
     samples: Samples = {"starts": {}, "found": {}, "ramp": {}}
-    plan = [("starts", COPIES, options.of(STARTS), min(3, options.rounds)), ("ramp", 1, options.of(STARTS[:2]), 1)]
+    names = [name for name in STARTS if name in names]
+    ramped = [name for name in STARTS[:2] if name in names]
     told = {"processes": 1, "round_trip": ROUND_TRIP, "cold": COLD, "ramp": RAMP, "concurrency": STARTED + 100}
-    for row, copies, names, rounds in plan:
-        for number in range(rounds):
-            shift = number % max(1, len(names))
-            for name in names[shift:] + names[:shift]:
-                print(f"{row}, round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-                with canned(folder, store=f"file://{folder}/store", **told) as service:
-                    service = replace(service, copies=copies)
-                    found = turn("starts", name, service, folder, PYWREN_NG_INVOKE="async")
-                samples[row].setdefault(name, []).append(found["starts"])
-                if "found" in found and copies == COPIES:
-                    samples["found"].setdefault(name, []).append(found["found"])
+    for row, copies, of_row, times in (("starts", COPIES, names, min(3, rounds)), ("ramp", 1, ramped, 1)):
+        for name in taking_turns(of_row, times, f"{row}, "):
+            with canned(folder, store=f"file://{folder}/store", **told) as service:
+                service = replace(service, copies=copies)
+                found = turn("starts", name, service, folder, PYWREN_NG_INVOKE="async")
+            samples[row].setdefault(name, []).append(found["starts"])
+            if "found" in found and copies == COPIES:
+                samples["found"].setdefault(name, []).append(found["found"])
     return samples
 
 
-def real(options: Options, folder: Path) -> Samples:
+def real(names: list[str], rounds: int, folder: Path) -> Samples:
     """The local AWS runs the deployed code: once, for what it shows is not a time."""
-    print("real", file=sys.stderr, flush=True)
     found = turn("real", OURS, Service(0, ""), folder)
     return {row: {OURS: [values]} for row, values in found.items()}
 
 
-def versions_of(contestants: list[str]) -> dict[str, str]:
-    """Each one's version, and those of what they stand on; NotDone names those that are missing."""
-    wanted = dict.fromkeys([ENTRANTS[name].distribution for name in contestants] + ["boto3", "botocore", "urllib3"])
-    found, missing = {"python": platform.python_version(), "openssl": ssl.OPENSSL_VERSION}, []
-    for distribution in [*wanted, "trustme"]:
-        try:
-            found[distribution] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            missing.append(distribution)
-    if missing:
-        raise NotDone(f"not installed here: {', '.join(missing)}. A run without one shows nothing.")
-    return found
-
-
-def run(options: Options, folder: Path) -> Samples:
-    make_certificate(folder)
-    samples: Samples = {}
-    for section in options.sections:
-        samples |= {"rates": rates, "starts": starts, "real": real}[section](options, folder)
-    return samples
-
-
-def report(options: Options, samples: Samples, versions: dict[str, str]) -> int:
-    """Prints medians and verdicts, writes the JSON file; the exit code."""
-    figures = figures_of(samples)
-    command = shlex.join(["scripts/bench/invoke.py", *sys.argv[1:]])
-    print(f"\n{command}\n{platform.platform()}, {os.cpu_count()} CPUs, medians of {options.rounds} rounds")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    print("The workers of all rows but the last two are canned: they answer at once and run nothing.", end="\n\n")
-    print(*table(figures, options.contestants, ROWS), sep="\n", end="\n\n")
-    verdicts = [] if options.is_partial else list(judge(figures, ROWS))
-    for claim, said, is_met in verdicts:
-        print(f"{claim}  {said}  {'PASS' if is_met else 'FAIL'}")
-    if options.json:
-        write(options.json, command, versions, samples, figures, verdicts)
-    if options.is_partial:
-        print(f"NOT COMPARABLE: a run needs all of {', '.join(ENTRANTS)}, all sections and {ROUNDS} rounds.")
-        return 3
-    return 0 if all(is_met for _, _, is_met in verdicts) else 1
-
-
-def write(
-    path: Path,
-    command: str,
-    versions: dict[str, str],
-    samples: Samples,
-    figures: Figures,
-    verdicts: list[tuple[str, str, bool]],
-) -> None:
-    """All raw samples, one list per round."""
-    content = {
-        "command": command,
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": versions,
-        "batch": BATCH,
-        "rows": [asdict(row) for row in ROWS],
-        "samples": samples,
-        "medians": figures,
-        "verdicts": [{"claim": claim, "said": said, "met": is_met} for claim, said, is_met in verdicts],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="raw samples, versions and verdicts")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} or more, else not comparable")
-    parser.add_argument("--only", metavar="A,B", help="a quick look at some, which is not comparable")
-    parser.add_argument("--sections", metavar="A,B", help=f"some of {', '.join(SECTIONS)}")
-    parser.add_argument("--venv", type=Path, default=environment_of("invoke"), help="default: %(default)s")
-    parser.add_argument("--here", action="store_true", help="in this environment, with what is installed")
-    parser.add_argument("--turn", metavar="SECTION:NAME", help=argparse.SUPPRESS)
-    parser.add_argument("--service", help=argparse.SUPPRESS)
-    return parser
-
-
-def chosen(asked: str | None, known: tuple[str, ...]) -> list[str]:
-    names = asked.split(",") if asked else list(known)
-    if unknown := [name for name in names if name not in known]:
-        raise NotDone(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
-    return names
+SECTIONS = {"rates": rates, "starts": starts, "real": real}
 
 
 def main() -> int:
-    asked = parser().parse_args()
+    parser = asking(__doc__, ROUNDS, pinned="invoke")
+    parser.add_argument("--only", metavar="A,B", help="some contestants, which is not comparable")
+    parser.add_argument("--sections", metavar="A,B", help=f"some of {', '.join(SECTIONS)}")
+    parser.add_argument("--turn", metavar="SECTION:NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--service", help=argparse.SUPPRESS)
+    asked = answered(parser, "boto3", "botocore", "urllib3", "trustme")
     if asked.turn:
         section, _, name = asked.turn.partition(":")
         asked.json.write_text(json.dumps(PLAYS[section](name, Service(**json.loads(asked.service)))))
         if section == "stranger":
             os._exit(0)  # what it left behind still tries
         return 0
-    sections, contestants = chosen(asked.sections, SECTIONS), chosen(asked.only, tuple(ENTRANTS))
-    if not asked.here:
-        enter(asked.venv, with_project=True, requirements="requirements-invoke.txt")
-    options = Options(sections, contestants, max(1, asked.rounds), asked.json and asked.json.absolute())
-    versions = versions_of(contestants)
-    with tempfile.TemporaryDirectory(prefix="pnb-") as folder:
-        samples = run(options, Path(folder))
-    return report(options, samples, versions)
+    sections, names = chosen(asked.sections, SECTIONS), chosen(asked.only, ENTRANTS)
+    asked.is_partial |= len(sections) < len(SECTIONS) or len(names) < len(ENTRANTS)
+    packages = [ENTRANTS[name].distribution for name in names]
+    asked.versions |= versions_of(*packages) | {"openssl": ssl.OPENSSL_VERSION}
+    samples: Samples = {}
+    with scratch() as folder:
+        make_certificate(folder)
+        for section in sections:
+            samples |= SECTIONS[section](names, asked.rounds, folder)
+    note = "The workers of all rows but the last two are canned: they answer at once and run nothing."
+    return compared(asked, samples, ROWS, names, note=note)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (NotDone, OSError, subprocess.SubprocessError) as failed:
-        print(f"invoke.py: {failed}", file=sys.stderr)
-        sys.exit(2)
+    ends(main)

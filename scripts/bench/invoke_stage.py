@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from contest import NotDone, without
 from invokers import REGION, Service
 
-__all__ = ["NotDone", "canned", "counts", "make_certificate", "surroundings"]
+__all__ = ["canned", "counts", "make_certificate", "surroundings"]
 
 HERE = Path(__file__).parent
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
+HIDDEN = ("AWS_", "PYTHON", "PYWREN_NG_")  # variables that would change whom it is that we measure
 
 
 def make_certificate(folder: Path) -> None:
@@ -39,7 +37,9 @@ def canned(folder: Path, **options: Any) -> Iterator[Service]:
     """A canned Lambda, as long as the block lasts."""
     told = {"certificate": str(folder / "server.pem"), "key": key_in(folder), **options}
     command = [sys.executable, str(HERE / "invoke_double.py"), json.dumps(told)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain()) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=without(*HIDDEN)
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             port = process.stdout.readline()
@@ -100,10 +100,4 @@ def surroundings(folder: Path, service: Service, **more: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL_LAMBDA": service.url,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    return plain() | aws | deploy(folder, copies=service.copies) | {"TMPDIR": str(folder)} | more
-
-
-def plain() -> dict[str, str]:
-    """The environment without what would change whom it is that we measure."""
-    hidden = ("AWS_", "PYTHON", "PYWREN_NG_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    return without(*HIDDEN) | aws | deploy(folder, copies=service.copies) | {"TMPDIR": str(folder)} | more

@@ -14,9 +14,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-__all__ = ["ENTRANTS", "OURS", "Contestant", "Entrant", "Ours", "Service", "double"]
+from rows import OURS
 
-OURS = "pywren_ng"
+__all__ = ["ENTRANTS", "Contestant", "Entrant", "Ours", "Service", "double"]
+
 REGION = "us-east-1"
 FUNCTION = "pywren-ng-canned"
 MOST = 5_000  # Calls at once, which the canned account allows

@@ -9,31 +9,34 @@
 One contestant at a time is alive, and nobody's imports weigh on another. All do the same untimed repeats
 first, get arrays never seen before, and have what they return checked. Hashing, pickling and putting are
 timed, making the arrays is not.
-
-Exit codes: 0 every claim met, 1 one is not, 2 the run could not be done, 3 a partial run: not comparable.
 """
 
 import argparse
 import json
 import math
 import os
-import platform
-import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from contestants import ENTRANTS, OURS, Contestant, Entrant, Ours
-from pinned import enter, environment_of
-from rows import ROWS, Samples, figures_of, judge, table, write
+from contest import (
+    NotDone,
+    answered,
+    asking,
+    chosen,
+    ends,
+    left_by,
+    scratch,
+    taking_turns,
+    versions_of,
+    without,
+)
+from contestants import ENTRANTS, Contestant, Entrant, Ours
+from rows import OURS, Row, Samples, Target, compared
 
 ROUNDS = 5
 ARRAY = 12_500_000  # of 8 bytes: 100 MB
@@ -44,10 +47,21 @@ TOUCHED = 1_500_000_000
 LIMIT = 600  # seconds for one turn or one first script: past it something hangs
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
+ROWS = (
+    Row("submit", "3a", "submit → result", "ms", 1e3, (Target("≤", 1, "processpool"),)),
+    Row("noops", "3b", "no-ops, one task each", "/s", 1, (Target("≥", 4, "processpool"),)),
+    Row("first", "3c", "script start → first result", "s", 1, (Target("≤", 1, "loky"),)),
+    Row(
+        *("array", "3d", "100 MB array to one task", "s", 1),
+        targets=(Target("<", 1, "processpool"), Target("≤", 2, "ray")),
+    ),
+    # The hundred tasks sum a hundredth each: together the arithmetic of the one task, so that the ratio shows
+    # what sharing costs. A hundred whole sums take a second of CPU whoever does them: a row for the reader.
+    Row("shared", "3e", "the same array to 100 tasks", "s", 1, (Target("<", 2, OURS, "array"),)),
+    Row("stored", "3e", "how often it was stored", "times", 1, (Target("≥", 1), Target("<", 1.5))),
+    Row("summed", "", "100 tasks, each sums all of it", "s"),
+    Row("results", "3f", "100 tasks return 1 MB each", "s", 1, (Target("≤", 1, "ray"),)),
+)
 
 
 # What the tasks do. They live in `__main__`, as a user's functions would. numpy is imported only where it is
@@ -201,43 +215,11 @@ def play(name: str, workers: int) -> dict[str, list[float]]:
 # The run.
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What was asked for on the command line."""
-
-    contestants: list[str]
-    rounds: int
-    json: Path | None
-
-    @property
-    def is_partial(self) -> bool:
-        return set(self.contestants) != set(ENTRANTS) or self.rounds < ROUNDS
-
-
-def versions_of(contestants: list[str]) -> dict[str, str]:
-    """Each one's version, and those of what they stand on; NotDone names those that are missing."""
-    wanted = [ENTRANTS[name].distribution for name in contestants] + ["dask", "numpy", "cloudpickle"]
-    found, missing = {"python": platform.python_version()}, []
-    for distribution in filter(None, wanted):
-        try:
-            found[distribution] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            missing.append(distribution)
-    if missing:
-        raise NotDone(f"not installed here: {', '.join(missing)}. A run without one shows nothing.")
-    return found
-
-
 def turn(name: str, folder: Path) -> dict[str, list[float]]:
     """`play` in a process of its own."""
-    answer = folder / "turn.json"
-    answer.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--here", "--turn", name, "--json", str(answer)]
-    ran = subprocess.run(command, cwd=folder, env=surroundings(folder), timeout=LIMIT, capture_output=True, text=True)
-    if ran.returncode or not answer.exists():
-        raise NotDone(f"{name} ended with {ran.returncode}:\n{(ran.stdout + ran.stderr)[-4_000:]}")
-    samples: dict[str, list[float]] = json.loads(answer.read_text())
-    return samples
+    told = (__file__, "--turn", name)
+    found: dict[str, list[float]] = left_by(told, limit=LIMIT, cwd=folder, env=surroundings(folder))
+    return found
 
 
 def first_result(name: str, entrant: Entrant, folder: Path, workers: int) -> float:
@@ -267,83 +249,39 @@ def first_result(name: str, entrant: Entrant, folder: Path, workers: int) -> flo
 
 def surroundings(folder: Path) -> dict[str, str]:
     """The same for all: one BLAS thread per worker, nothing on the path, temporary files go with the run."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYWREN_NG_"))}
-    return kept | ONE_THREAD | QUIET | {"TMPDIR": str(folder)}
+    return without("PYTHON", "PYWREN_NG_") | ONE_THREAD | QUIET | {"TMPDIR": str(folder)}
 
 
-def run(options: Options, folder: Path) -> Samples:
-    """All rounds, each beginning with the next contestant."""
+def run(names: list[str], rounds: int, folder: Path) -> Samples:
+    """All rounds, everybody warm and from cold."""
     samples: Samples = {row.name: {} for row in ROWS}
     workers = os.cpu_count() or 1
-    for number in range(options.rounds):
-        shift = number % len(options.contestants)
-        for name in options.contestants[shift:] + options.contestants[:shift]:
-            print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
-            of_turn = turn(name, folder)
-            # The first start reads what fell out of the page cache, and is not kept.
-            _, *cold = [first_result(name, ENTRANTS[name], folder, workers) for _ in range(3)]
-            for row, values in (of_turn | {"first": cold}).items():
-                samples[row].setdefault(name, []).append(values)
+    for name in taking_turns(names, rounds):
+        of_turn = turn(name, folder)
+        # The first start reads what fell out of the page cache, and is not kept.
+        _, *cold = [first_result(name, ENTRANTS[name], folder, workers) for _ in range(3)]
+        for row, values in (of_turn | {"first": cold}).items():
+            samples[row].setdefault(name, []).append(values)
     return samples
 
 
-def report(options: Options, samples: Samples, versions: dict[str, str]) -> int:
-    """Prints medians and verdicts, writes the JSON file; the exit code."""
-    figures = figures_of(samples)
-    command = shlex.join(["scripts/bench/overhead.py", *sys.argv[1:]])
-    print(f"\n{command}\n{platform.platform()}, {os.cpu_count()} CPUs, medians of {options.rounds} rounds")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()), end="\n\n")
-    print(*table(figures, options.contestants), sep="\n", end="\n\n")
-    verdicts = [] if options.is_partial else list(judge(figures))
-    for claim, said, is_met in verdicts:
-        print(f"{claim}  {said}  {'PASS' if is_met else 'FAIL'}")
-    if options.json:
-        write(options.json, command, versions, samples, figures, verdicts)
-    if options.is_partial:
-        print(f"NOT COMPARABLE: a run needs all of {', '.join(ENTRANTS)} and {ROUNDS} rounds.")
-        return 3
-    return 0 if all(is_met for _, _, is_met in verdicts) else 1
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="raw samples, versions and verdicts")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} or more, else not comparable")
-    parser.add_argument("--only", metavar="A,B", help="a quick look at some, which is not comparable")
-    parser.add_argument("--venv", type=Path, default=environment_of("bench"), help="default: %(default)s")
-    parser.add_argument("--here", action="store_true", help="in this environment, with what is installed")
-    parser.add_argument("--turn", choices=ENTRANTS, help=argparse.SUPPRESS)
-    return parser
-
-
-def chosen(asked: str | None) -> list[str]:
-    names = asked.split(",") if asked else list(ENTRANTS)
-    if unknown := [name for name in names if name not in ENTRANTS]:
-        raise NotDone(f"unknown: {', '.join(unknown)}; there are {', '.join(ENTRANTS)}")
-    return names
-
-
 def main() -> int:
-    asked = parser().parse_args()
+    parser = asking(__doc__, ROUNDS, pinned="overhead")
+    parser.add_argument("--only", metavar="A,B", help="some contestants, which is not comparable")
+    parser.add_argument("--turn", choices=ENTRANTS, help=argparse.SUPPRESS)
+    asked = answered(parser)
     if asked.turn:
         asked.json.write_text(json.dumps(play(asked.turn, os.cpu_count() or 1)))
         return 0
-    contestants = chosen(asked.only)
-    if not asked.here:
-        enter(asked.venv, with_project=OURS in contestants)
-    options = Options(contestants, max(1, asked.rounds), asked.json and asked.json.absolute())
-    versions = versions_of(contestants)
-    folder = Path(tempfile.mkdtemp(prefix="pnb-", dir="/tmp"))  # short: ray's sockets lie below
-    try:
-        samples = run(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return report(options, samples, versions)
+    names = chosen(asked.only, ENTRANTS)
+    asked.versions |= versions_of(
+        *filter(None, (ENTRANTS[name].distribution for name in names)), "dask", "numpy", "cloudpickle"
+    )
+    asked.is_partial |= len(names) < len(ENTRANTS)
+    with scratch(Path("/tmp")) as folder:  # ray's sockets lie below
+        samples = run(names, asked.rounds, folder)
+    return compared(asked, samples, ROWS, names)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (NotDone, subprocess.SubprocessError) as failed:
-        print(f"overhead.py: {failed}", file=sys.stderr)
-        sys.exit(2)
+    ends(main)

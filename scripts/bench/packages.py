@@ -7,24 +7,22 @@
        the same requirement for Python 3.13 on arm64: every binary of the bundle is for that
 
 Figures of time are from Invoke to result, with an open connection: the set was fetched, verified, inflated and laid out
-for it. The last lines without a claim say what the set is. Exit codes: 0 every claim met, 1 one is not, 2 not done.
+for it. The last lines without a claim say what the set is.
 """
 
 import json
 import os
-import platform
 import struct
-import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from asked import asked
+from contest import NotDone, Verdict, alternated, answered, asking, concluded, ends
 from invoke_real import ask, deploy, local_aws, variables
 
 ROUNDS = 7
@@ -34,10 +32,6 @@ WANTED = ["scikit-learn"]
 TREES = 20
 MACHINES = {"x86_64": 62, "arm64": 183}  # e_machine in an ELF header
 OTHER = "3.13", "arm64"
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
 
 
 def fitting() -> Callable[[int], tuple[float, list[int]]]:
@@ -55,7 +49,7 @@ def fitting() -> Callable[[int], tuple[float, list[int]]]:
     return fit
 
 
-def first_result(executor: Any, said: dict[str, Any], gets: int) -> float:
+def first_result(said: dict[str, Any], executor: Any, gets: int) -> float:
     """Seconds until a cold environment has run a no-op, for which it must have fetched so much at least."""
     ask(said, "POST", "/_local/reset", {"environments": True})
     ask(said, "DELETE", "/_proxy/counts")
@@ -66,18 +60,6 @@ def first_result(executor: Any, said: dict[str, Any], gets: int) -> float:
     if value != 1 or seen != gets:
         raise NotDone(f"the no-op gave {value}, and its worker fetched {seen} objects, not {gets}")
     return took
-
-
-def cold(plain: Any, equipped: Any, said: dict[str, Any], pieces: int, rounds: int) -> dict[str, list[float]]:
-    """Samples of the first result, in seconds."""
-    turns = {"with": lambda: first_result(equipped, said, pieces + 1), "without": lambda: first_result(plain, said, 0)}
-    for turn in turns.values():  # nothing is timed before it has happened once
-        turn()
-    samples: dict[str, list[float]] = {name: [] for name in turns}
-    for number in range(rounds):
-        for name in sorted(turns, reverse=bool(number % 2)):
-            samples[name].append(turns[name]())
-    return samples
 
 
 def binaries(folder: str) -> Iterator[tuple[str, int]]:
@@ -107,7 +89,7 @@ def elsewhere() -> tuple[int, list[str]]:
     return len(found), wrong
 
 
-def measure(rounds: int) -> tuple[list[tuple[str, str, bool]], dict[str, Any]]:
+def measure(rounds: int) -> tuple[list[Verdict], dict[str, Any]]:
     """The claims with their figures, and the raw samples."""
     from pywren_ng import Executor
     from pywren_ng.packages import prepare
@@ -122,7 +104,9 @@ def measure(rounds: int) -> tuple[list[tuple[str, str, bool]], dict[str, Any]]:
             found = prepare(read(WANTED), on_lambda(HERE, "x86_64"))
             pins = [f"{each.name}=={each.version}" for each in found.manifest.distributions]
             with Executor("lambda", progress=False) as plain:
-                samples = cold(plain, equipped, said, len(found.manifest.pieces), rounds)
+                gets = len(found.manifest.pieces) + 1
+                turns = {"with": (equipped, gets), "without": (plain, 0)}
+                samples = alternated({name: partial(first_result, said, *one) for name, one in turns.items()}, rounds)
             there = equipped.map(fitting(), range(TREES)).results()
         with Executor("local", requirements=pins, max_workers=2, progress=False) as local:
             here = local.map(fitting(), range(TREES)).results()
@@ -133,7 +117,7 @@ def measure(rounds: int) -> tuple[list[tuple[str, str, bool]], dict[str, Any]]:
     return judge(there, here, samples), {"seconds": samples, "made": made, "pins": pins, "packed": packed}
 
 
-def judge(there: list[Any], here: list[Any], samples: dict[str, list[float]]) -> list[tuple[str, str, bool]]:
+def judge(there: list[Any], here: list[Any], samples: dict[str, list[float]]) -> list[Verdict]:
     """Claim, figures, and whether it is met."""
     same = sum(one == other for one, other in zip(there, here, strict=True))
     count, wrong = elsewhere()
@@ -149,21 +133,11 @@ def judge(there: list[Any], here: list[Any], samples: dict[str, list[float]]) ->
 
 
 def main() -> int:
-    options = asked(__doc__, ROUNDS)
+    asked = answered(asking(__doc__, ROUNDS), "uv", "obstore")
     os.environ.pop("PYWREN_NG_INVOKE", None)
-    try:
-        claims, samples = measure(options.rounds)
-    except NotDone as error:
-        print(error, file=sys.stderr)
-        return 2
-    for name, text, is_met in claims:
-        print(f"{name}  {text}  {'PASS' if is_met else 'FAIL'}")
-    if options.json:
-        about = {"python": platform.python_version(), "machine": platform.platform(), "cpus": os.cpu_count()}
-        about |= {name: metadata.version(name) for name in ("uv", "obstore")}
-        options.json.write_text(json.dumps({"about": about, **samples}, indent=1))
-    return 0 if all(is_met for _, _, is_met in claims) else 1
+    verdicts, samples = measure(asked.rounds)
+    return concluded(asked, verdicts, **samples)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

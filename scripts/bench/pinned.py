@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 __all__ = ["enter", "environment_of"]
 
@@ -21,7 +22,7 @@ def environment_of(name: str) -> Path:
     return Path.home() / ".cache" / "pywren-ng" / f"{name}-{version}"
 
 
-def enter(folder: Path, *, with_project: bool, requirements: str = "requirements-overhead.txt") -> None:
+def enter(folder: Path, requirements: str) -> NoReturn:
     """Starts the script over, with `--here`, in an environment that has what is pinned; does not return.
 
     The environment is made if it is not there, and the project installed afresh each time.
@@ -31,8 +32,7 @@ def enter(folder: Path, *, with_project: bool, requirements: str = "requirements
         _must([sys.executable, "-m", "venv", str(folder)])
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     _must([*pip, "-r", str(HERE / requirements)])
-    if with_project:
-        _install_project(pip)
+    _install_project(pip)
     os.execv(python, [str(python), sys.argv[0], *sys.argv[1:], "--here"])
 
 

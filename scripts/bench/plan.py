@@ -5,29 +5,24 @@
                         └─► the planner is told these rates and nothing else: expected seconds beside measured ones
 
     scripts/bench/plan.py            the store of the claim, and three others by chance, whose seed is printed
+    scripts/bench/plan.py --store 5,200,1e6      a store of so many PUT/s, GET/s, bytes/s; as many as are named
     scripts/bench/plan.py --paper    plans from 1 GB to 100 TB by today's rates and prices, as the README shows them
 
-Each worker signs with an access key of its own, and is known by that. Imports are over before a clock runs. Exit codes:
-0 every claim met, 1 one is not, 2 the run could not be done.
+Each worker signs with an access key of its own, and is known by that. Imports are over before a clock runs.
 """
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import random
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import sortcheck
 import sortgen
+from contest import Verdict, answered, asking, concluded, ends
 from plan_paper import paper
 from sort_requests import FIXED, KEYS, Stage, staged
 
@@ -38,7 +33,7 @@ from pywren_shuffle.sort import Sorted, sort
 RECORDS = 100_000  # 10 MB
 WORKERS = (2, 4, 8, 16, 32)
 CLOSE, BEST = 0.25, 1.15  # of what was expected, and times the best measured
-PACKAGES = ("numpy", "obstore", "pywren-ng")
+PACKAGES = ("numpy", "obstore")
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,11 @@ class Knobs:
 
     def __str__(self) -> str:
         return f"{self.puts:.3g} PUT/s, {self.gets:.3g} GET/s, {self.bandwidth / 1e6:.3g} MB/s"
+
+
+def named(text: str) -> Knobs:
+    """A store from the command line."""
+    return Knobs(*map(float, text.split(",")))
 
 
 def chance(dice: random.Random) -> Knobs:
@@ -158,16 +158,15 @@ def said_of(turn: Turn) -> str:
     )
 
 
-def setting(bench: Bench, name: str, knobs: Knobs) -> tuple[list[Turn], list[tuple[str, str, bool]]]:
+def setting(bench: Bench, name: str, knobs: Knobs) -> tuple[list[Turn], list[Verdict]]:
     """All turns on one store, and the verdicts."""
     print(f"{name}: {knobs}")
     turns = [bench.turn(knobs, workers, splits=workers, partitions=workers) for workers in WORKERS]
     most = WORKERS[-1]
     chosen = bench.turn(knobs, most)
-    by_level = [bench.turn(knobs, most, splits=most, partitions=most, levels=levels) for levels in (1, 2)]
-    worst = max([*turns, chosen, *by_level], key=lambda turn: abs(turn.off))
-    best = min(turn.measured for turn in [*turns, *by_level])
-    faster = min(by_level, key=lambda turn: turn.measured)
+    other = bench.turn(knobs, most, splits=most, partitions=most, levels=2 if turns[-1].levels == 1 else 1)
+    worst = max([*turns, chosen, other], key=lambda turn: abs(turn.off))
+    best = min(turn.measured for turn in [*turns, other])
     verdicts = [
         (f"{name}-close", f"at worst {worst.off:+.0%}, {worst.workers} workers (≤ 25 %)", abs(worst.off) <= CLOSE),
         (
@@ -177,22 +176,21 @@ def setting(bench: Bench, name: str, knobs: Knobs) -> tuple[list[Turn], list[tup
         ),
         (
             f"{name}-levels",
-            f"1 level {by_level[0].measured:.2f} s, 2 levels {by_level[1].measured:.2f} s, taken:"
-            f" {turns[-1].levels} in {turns[-1].measured:.2f} s",
-            turns[-1].levels == faster.levels or turns[-1].measured <= BEST * faster.measured,
+            f"{most} workers take {turns[-1].levels} in {turns[-1].measured:.2f} s,"
+            f" where {other.levels} would be {other.measured:.2f} s",
+            turns[-1].measured <= BEST * other.measured,
         ),
     ]
-    return [*turns, chosen, *by_level], verdicts
+    return [*turns, chosen, other], verdicts
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = asking(__doc__, 1)
     parser.add_argument("--paper", action="store_true", help="print the README's table, and nothing else")
     parser.add_argument("--seed", type=int, help="of the three stores by chance; default: another each time")
+    parser.add_argument("--store", type=named, action="append", metavar="PUTS,GETS,BYTES", help="this one instead")
     parser.add_argument("--only", choices=["told", "chance"], help="the store of the claim, or the others")
-    parser.add_argument("--records", type=int, default=RECORDS, help="fewer are not comparable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all turns, versions and verdicts")
-    asked = parser.parse_args()
+    asked = answered(parser, *PACKAGES)
     if asked.paper:
         print(paper())
         return 0
@@ -200,30 +198,21 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
     dice = random.Random(seed)
     stores = {"told": Knobs(35, 55, 750_000)} | {f"chance{number}": chance(dice) for number in (1, 2, 3)}
+    if asked.store:
+        stores = {f"asked{number}": knobs for number, knobs in enumerate(asked.store, 1)}
     stores = {name: knobs for name, knobs in stores.items() if not asked.only or name.startswith(asked.only)}
-    print(f"seed {seed}; {platform.platform()}, {os.cpu_count()} CPUs")
+    print(f"seed {seed}")
     turns: dict[str, list[Turn]] = {}
-    verdicts: list[tuple[str, str, bool]] = []
+    verdicts: list[Verdict] = []
     with staged() as stage:
-        bench = Bench(stage, asked.records)
+        bench = Bench(stage, RECORDS // 10 if asked.quick else RECORDS)
         for name, knobs in stores.items():
             turns[name], judged = setting(bench, name, knobs)
             verdicts += judged
-    print()
-    for claim, said, is_met in verdicts:
-        print(f"{claim}  {said}  {'PASS' if is_met else 'FAIL'}")
-    if asked.json:
-        content = {
-            "command": " ".join(sys.argv),
-            "seed": seed,
-            "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "stores": {name: asdict(knobs) for name, knobs in stores.items()},
-            "turns": {name: [asdict(turn) for turn in of_one] for name, of_one in turns.items()},
-            "verdicts": verdicts,
-        }
-        asked.json.write_text(json.dumps(content, indent=1))
-    return 0 if all(is_met for *_, is_met in verdicts) else 1
+    samples = {name: [asdict(turn) for turn in of_one] for name, of_one in turns.items()}
+    told = {name: asdict(knobs) for name, knobs in stores.items()}
+    return concluded(asked, verdicts, seed=seed, stores=told, samples=samples)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

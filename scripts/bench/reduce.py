@@ -8,16 +8,13 @@ runs on what the environment leads to: `scripts/on-local-aws scripts/bench/reduc
 store at a time is the whole of it: a local run uses a folder on the disk, and a local AWS its memory.
 """
 
-import argparse
-import os
-import platform
 import resource
-import shutil
-import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
+
+from contest import answered, asking, concluded, ends, scratch
 
 from pywren_ng import Executor
 
@@ -25,13 +22,13 @@ REDUCER, CLIENT = 300, 150  # MB
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = asking(__doc__, 1)
     parser.add_argument("--backend", default="local")
-    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--tasks", type=int, default=1000, help="fewer show less")
     parser.add_argument("--bytes", type=int, default=10_000_000, help="of each result")
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--folder", default=None, help="on which disk; default: where TMPDIR is")
-    asked = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=None, help="on which disk; default: where TMPDIR is")
+    asked = answered(parser)
     size = asked.bytes // 8
 
     def make(number: int) -> bytes:
@@ -43,8 +40,7 @@ def main() -> int:
             total, found = total + len(result), zlib.crc32(result, found)
         return total, found
 
-    stage = tempfile.mkdtemp(prefix="pnr-", dir=asked.folder)
-    try:
+    with scratch(asked.folder) as stage:
         store = f"file://{stage}" if asked.backend == "local" else None
         with Executor(asked.backend, store=store, max_workers=asked.workers, progress=False) as ex:
             began = time.perf_counter()
@@ -52,8 +48,6 @@ def main() -> int:
             answer = future.result()
             seconds = time.perf_counter() - began
         left = [key for key, _ in ex.store.keys("jobs/") if "/results/" in key]
-    finally:
-        shutil.rmtree(stage)
     client = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     reducer = max(attempt.peak for attempt in future.reduce_stats) / 1e6
     expected = 0
@@ -67,10 +61,8 @@ def main() -> int:
         f"{'right' if is_right else 'WRONG'}, reducer {reducer:.0f} MB, client {client:.0f} MB, "
         f"{again} attempts more than tasks, {len(left)} results left"
     )
-    print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {platform.platform()}")
-    print(f"1  {said}  {'PASS' if is_met else 'FAIL'}")
-    return 0 if is_met else 1
+    return concluded(asked, [("1", said, is_met)])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -1,23 +1,21 @@
-"""What overhead.py measures and what it must show: one table, and the judge who reads it.
+"""What contestants are compared by and what it must show: rows of one table, and the judge who reads it.
 
     samples[row][contestant] = one list per round ──► median of medians ──► Target ──► one verdict per claim
 
 No threshold is a time: each is a ratio to what a rival, or another row, did in the same run.
 """
 
-import json
+import argparse
 import operator
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from contestants import OURS
+from contest import Verdict, concluded
 
-__all__ = ["ROWS", "Figures", "Row", "Samples", "Target", "figures_of", "judge", "table", "write"]
+__all__ = ["OURS", "Figures", "Row", "Samples", "Target", "compared", "judge"]
 
+OURS = "pywren_ng"
 Samples = dict[str, dict[str, list[list[float]]]]
 Figures = dict[str, dict[str, float]]
 
@@ -58,23 +56,6 @@ class Row:
         return f"{shown:,.0f} {self.unit}" if shown >= 1_000 else f"{shown:.3g} {self.unit}"
 
 
-ROWS = (
-    Row("submit", "3a", "submit → result", "ms", 1e3, (Target("≤", 1, "processpool"),)),
-    Row("noops", "3b", "no-ops, one task each", "/s", 1, (Target("≥", 4, "processpool"),)),
-    Row("first", "3c", "script start → first result", "s", 1, (Target("≤", 1, "loky"),)),
-    Row(
-        *("array", "3d", "100 MB array to one task", "s", 1),
-        targets=(Target("<", 1, "processpool"), Target("≤", 2, "ray")),
-    ),
-    # The hundred tasks sum a hundredth each: together the arithmetic of the one task, so that the ratio shows
-    # what sharing costs. A hundred whole sums take a second of CPU whoever does them: a row for the reader.
-    Row("shared", "3e", "the same array to 100 tasks", "s", 1, (Target("<", 2, OURS, "array"),)),
-    Row("stored", "3e", "how often it was stored", "times", 1, (Target("≥", 1), Target("<", 1.5))),
-    Row("summed", "", "100 tasks, each sums all of it", "s"),
-    Row("results", "3f", "100 tasks return 1 MB each", "s", 1, (Target("≤", 1, "ray"),)),
-)
-
-
 def figures_of(samples: Samples) -> Figures:
     """The median over the rounds of each round's median."""
     return {
@@ -83,16 +64,38 @@ def figures_of(samples: Samples) -> Figures:
     }
 
 
-def table(figures: Figures, contestants: list[str], rows: Sequence[Row] = ROWS) -> Iterator[str]:
-    """The medians, a line for each row."""
-    yield f"{'':34}" + "".join(f"{name:>14}" for name in contestants)
+def compared(
+    asked: argparse.Namespace,
+    samples: Samples,
+    rows: Sequence[Row],
+    contestants: Sequence[str],
+    *,
+    note: str = "",
+    judged: Callable[[Figures, Sequence[Row]], Iterable[Verdict]] | None = None,
+) -> int:
+    """The end of a run: medians in a table, verdicts if it was a whole one, all of it kept; the exit code."""
+    figures = figures_of(samples)
+    verdicts = [] if asked.is_partial else list((judged or judge)(figures, rows))
+    lines = [*filter(None, [note]), *table(figures, contestants, rows)]
+    return concluded(asked, verdicts, lines=lines, samples=samples, medians=figures)
+
+
+def table(figures: Figures, contestants: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    """The medians, a line for each row, and what times ours the others' are."""
+    yield f"{'':38}" + "".join(f"{name:>20}" for name in contestants)
     for row in rows:
-        cells = figures.get(row.name, {})
-        shown = [row.text(cells[name]) if name in cells else "–" for name in contestants]
-        yield f"{row.title:34}" + "".join(f"{cell:>14}" for cell in shown)
+        shown = [_cell(row, name, figures.get(row.name, {})) for name in contestants]
+        yield f"{row.title:38}" + "".join(f"{cell:>20}" for cell in shown)
 
 
-def judge(figures: Figures, rows: Sequence[Row] = ROWS) -> Iterator[tuple[str, str, bool]]:
+def _cell(row: Row, name: str, figures: dict[str, float]) -> str:
+    if name not in figures:
+        return "–"
+    ours = figures.get(OURS, 0.0)
+    return row.text(figures[name]) + (f" {figures[name] / ours:6.2f}×" if ours and name != OURS else "")
+
+
+def judge(figures: Figures, rows: Sequence[Row]) -> Iterator[Verdict]:
     """Claim, its figures against its thresholds, and whether all are met; KeyError if a figure is missing."""
     for claim in sorted({row.claim for row in rows if row.claim}):
         parts, is_met = [], True
@@ -118,27 +121,3 @@ def _meets(row: Row, target: Target, figures: Figures) -> bool:
 def _said(row: Row, target: Target, figures: Figures) -> str:
     reference = _reference(row, target, figures)
     return f"{target} {row.text(reference)}" if target.rival else str(target)
-
-
-def write(
-    path: Path,
-    command: str,
-    versions: dict[str, str],
-    samples: Samples,
-    figures: Figures,
-    verdicts: Sequence[tuple[str, str, bool]],
-    rows: Sequence[Row] = ROWS,
-) -> None:
-    """All raw samples as JSON, one list per round, with what else says where they come from."""
-    content = {
-        "command": command,
-        "machine": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": versions,
-        "rows": [asdict(row) for row in rows],
-        "samples": samples,
-        "medians": figures,
-        "verdicts": [{"claim": claim, "said": said, "met": is_met} for claim, said, is_met in verdicts],
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))

@@ -7,14 +7,9 @@
 
 The copies differ in nothing but these edits, which must fit the text. Both executors check every value. What else runs
 on the machine only ever adds: so the quarter of the maps that it disturbed least is compared, of hundreds in turns.
-
-Exit codes: 0 the claim is met, 1 it is not, 2 the run could not be done.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,8 +17,13 @@ import tempfile
 from pathlib import Path
 from statistics import median, quantiles
 
+from contest import NotDone, Verdict, answered, asking, concluded, ends, taking_turns, without
+
 PACKAGES = ("pywren_ng", "pywren_runtime", "pywren_shuffle")
 LIMIT = 0.03
+ROUNDS = 800  # half of them lie within a tenth of the truth
+TASKS = 5000
+WORKERS = os.cpu_count() or 1
 WARM = 3  # rounds that do not count
 _UNSIGNED = bytes(32)
 _EDITS = (  # where something goes into a pipe, and where it comes out
@@ -68,7 +68,7 @@ def copies(folder: Path) -> dict[str, Path]:
     text = batches.read_text()
     for old, new in _EDITS:
         if text.count(old) != 1:
-            sys.exit(f"an edit does not fit batches.py any more: {old!r}")
+            raise NotDone(f"an edit does not fit batches.py any more: {old!r}")
         text = text.replace(old, new)
     batches.write_text(text)
     return made
@@ -77,12 +77,11 @@ def copies(folder: Path) -> dict[str, Path]:
 class Runner:
     """A process with an executor of one of the copies, which maps when it is told to."""
 
-    def __init__(self, copy: Path, options: argparse.Namespace) -> None:
+    def __init__(self, copy: Path) -> None:
         paths = os.pathsep.join([str(copy), *filter(None, sys.path[1:])])
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYWREN_NG_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", TURN, str(options.tasks), str(options.workers)],
-            env=kept | {"PYTHONPATH": paths},
+            [sys.executable, "-P", "-c", TURN, str(TASKS), str(WORKERS)],
+            env=without("PYWREN_NG_") | {"PYTHONPATH": paths},
             cwd=copy,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,7 +95,7 @@ class Runner:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(2)  # it has said why
+            raise NotDone("a runner has ended, and said why")
         return float(line)
 
     def close(self) -> None:
@@ -104,42 +103,27 @@ class Runner:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=800)  # half of them lie within a tenth of the truth
-    parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the samples there")
-    options = parser.parse_args()
+    asked = answered(asking(__doc__, ROUNDS))
     samples: dict[str, list[float]] = {"signed": [], "unsigned": []}
     with tempfile.TemporaryDirectory(prefix="signing-") as folder:
-        runners = {kind: Runner(copy, options) for kind, copy in copies(Path(folder)).items()}
-        for number in range(-WARM, options.rounds):
-            for kind in sorted(runners, reverse=number % 2 == 1):
-                seconds = runners[kind].map()
-                if number >= 0:
-                    samples[kind].append(seconds)
+        runners = {kind: Runner(copy) for kind, copy in copies(Path(folder)).items()}
+        for kind in taking_turns(list(runners), WARM + asked.rounds, None):
+            samples[kind].append(runners[kind].map())
         for runner in runners.values():
             runner.close()
+    samples = {kind: seconds[WARM:] for kind, seconds in samples.items()}
+    return concluded(asked, [judged(samples)], samples=samples)
+
+
+def judged(samples: dict[str, list[float]]) -> Verdict:
+    """What the quickest quarters say, and beside it what the rounds do."""
     ratios = [bare / signed for signed, bare in zip(samples["signed"], samples["unsigned"], strict=True)]
-    cost = 1 - quantiles(samples["unsigned"], n=4)[0] / quantiles(samples["signed"], n=4)[0]
-    raw = {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "command": sys.argv,
-        "samples": samples,
-    }
-    print(json.dumps(raw))
-    if options.json:
-        options.json.write_text(json.dumps(raw))
-    said = ", ".join(f"{kind} {options.tasks / median(found):,.0f}/s" for kind, found in samples.items())
-    low, _, high = quantiles(ratios, n=4)
-    verdict = "PASS" if cost < LIMIT else "FAIL"
-    print(
-        f"signing  {said}: costs {cost:.1%} of the throughput of no-ops "
-        f"(median of the rounds {1 - median(ratios):.1%}, half of them from {1 - high:.1%} to {1 - low:.1%})  {verdict}"
-    )
-    return 0 if verdict == "PASS" else 1
+    quickest = {kind: min(found) if len(found) < 4 else quantiles(found, n=4)[0] for kind, found in samples.items()}
+    cost = 1 - quickest["unsigned"] / quickest["signed"]
+    said = ", ".join(f"{kind} {TASKS / median(found):,.0f}/s" for kind, found in samples.items())
+    said += f": costs {cost:.1%} of the throughput of no-ops (median of the rounds {1 - median(ratios):.1%})"
+    return "signing", said, cost < LIMIT
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -9,18 +9,15 @@ The limit is on what a process allocates (RLIMIT_DATA: heap, anonymous mappings,
 that is mapped does not count: the page cache is the machine's.
 """
 
-import argparse
 import multiprocessing
 import resource
-import shutil
-import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import sortcheck
 import sortgen
+from contest import answered, asking, concluded, ends, scratch
 
 from pywren_shuffle.sort import sort
 
@@ -52,14 +49,13 @@ def naive_sort(paths: list[Path], records: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = asking(__doc__, 1)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--megabytes", type=int, default=256, help="of each worker")
     parser.add_argument("--folder", type=Path, default=None, help="on which disk; default: where TMPDIR is")
-    asked = parser.parse_args()
+    asked = answered(parser, "numpy")
     total = 4 * asked.workers * asked.megabytes * MEGABYTE
-    stage = Path(tempfile.mkdtemp(prefix="pns-", dir=asked.folder))
-    try:
+    with scratch(asked.folder) as stage:
         paths = sortgen.make_files(stage / "in", "uniform", -(-total // sortgen.RECORD), files=8)
         with limited_pool(asked.workers, asked.megabytes) as pool:
             try:
@@ -70,15 +66,12 @@ def main() -> int:
             result = sort(pool, f"{stage}/in/*.dat", f"{stage}/out", records="fixed:100:10", memory=asked.megabytes)
         output = sortcheck.summary_of_files([Path(part) for part in result.parts])
         sortcheck.check(output, sortcheck.summary_of_files(paths), stable=True)
-    finally:
-        shutil.rmtree(stage)
     said = (
         f"{result.bytes / 1e9:.2f} GB by {asked.workers} workers of {asked.megabytes} MB in {result.seconds:.1f} s:"
         f" right; a naive sort of a quarter {'is out of memory' if is_naive else 'WORKS: the limit is none'}"
     )
-    print(f"4  {said}  {'PASS' if is_naive else 'FAIL'}")
-    return 0 if is_naive else 1
+    return concluded(asked, [("4", said, is_naive)])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

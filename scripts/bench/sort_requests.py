@@ -9,11 +9,8 @@ Run it with the project installed. Sections: `64`, `256` (splits, and as many pa
 same with more levels), `own` (the plan's own numbers for partitions that are no squares), `stalls`; default: all.
 """
 
-import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,6 +22,7 @@ from urllib.parse import quote
 
 import sortcheck
 import sortgen
+from contest import NotDone, Verdict, answered, asking, chosen, concluded, ends, served
 
 from pywren_runtime.stores import Store, open_store
 from pywren_shuffle.places.exchange import Exchange
@@ -77,19 +75,6 @@ class Stage:
         """Requests by kind for keys of that pattern, among those that name an object."""
         kinds: dict[str, int] = self.ask("GET", f"counts?key={quote(key)}")["kinds"]
         return {kind: number for kind, number in kinds.items() if kind in KEYED}
-
-
-@contextmanager
-def served(*command: str) -> Iterator[str]:
-    """A server, as long as the block lasts; the first line that it prints is its URL."""
-    with subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, cwd=HERE.parent
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -174,7 +159,7 @@ def stalls(stage: Stage) -> tuple[str, bool]:
         for flight in flights:
             flight.result()
         if room != body:
-            raise SystemExit("what was read is not what was written")
+            raise NotDone("what was read is not what was written")
     stalled = sum(rule["injected"] for rule in stage.ask("GET", "faults"))
     stage.ask("DELETE", "faults")
     gets, hedges = stage.counted("^stalls/")["GetRange"], exchange.requests["hedges"]
@@ -187,22 +172,21 @@ def stalls(stage: Stage) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = asking(__doc__, 1)
     sections = [*SORTS, "own", "stalls"]
-    parser.add_argument("section", nargs="*", choices=sections)
-    asked = parser.parse_args().section or sections
+    parser.add_argument("section", nargs="*", metavar="SECTION", help=f"some of {', '.join(sections)}")
+    asked = answered(parser, "numpy", "obstore")
     os.environ.update(KEYS)
-    verdicts = []
+    verdicts: list[Verdict] = []
     with staged() as stage:
-        for section in asked:
+        for section in chosen(",".join(asked.section), sections):
             if section in SORTS:
-                said, is_met = whole_sort(stage, *SORTS[section], WANTED[section])
+                said = whole_sort(stage, *SORTS[section], WANTED[section])
             else:
-                said, is_met = stalls(stage) if section == "stalls" else own(stage)
-            print(f"{section}  {said}  {'PASS' if is_met else 'FAIL'}", flush=True)
-            verdicts.append(is_met)
-    return 0 if all(verdicts) else 1
+                said = stalls(stage) if section == "stalls" else own(stage)
+            verdicts.append((section, *said))
+    return concluded(asked, verdicts)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

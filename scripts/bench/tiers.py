@@ -11,14 +11,11 @@ and workers, and beside it that of the server.
 `client` reads ranges of one large value by 16 requests in flight, by our store and by bare redis-py with hiredis: once
 each thread of sixteen asks for one, as a sort does, and once one thread for all of them.
 
-Exit codes: 0 all as claimed, 1 something is not, 2 it could not be done. No server here is as fast as AWS's: what can
-be learnt is what each tier costs the client, and that Redis is not slower.
+No server here is as fast as AWS's: what can be learnt is what each tier costs the client, and that Redis is not slower.
 """
 
-import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import socket
@@ -30,7 +27,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from statistics import median
@@ -38,6 +34,7 @@ from typing import Any
 
 import sortcheck
 import sortgen
+from contest import NotDone, Verdict, answered, asking, chosen, concluded, ends, played, scratch, taking_turns
 
 WORKERS = 4
 ROUNDS = 3
@@ -48,6 +45,7 @@ SPLITS = (16, 64)
 MEMORY = 256.0  # MB for a worker
 FIXED = "fixed:100:10"
 PATIENCE = 30.0
+LIMIT = 120  # seconds for one turn of a client
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
 BLOCKS = (64 << 10, 1 << 20, 8 << 20)
 AT_ONCE = 16
@@ -55,10 +53,6 @@ SHAPES = ("threads", "pipeline")
 VALUE = 64 << 20
 READ = 512 << 20  # bytes for each size of a block
 SAME = 0.9  # of the rival's bytes a second, at least
-
-
-class NotDone(Exception):
-    """The run cannot be done or went wrong; its text is for the reader."""
 
 
 class Server:
@@ -181,66 +175,79 @@ def commands(tier: str, server: Server | None) -> dict[str, int]:
     """How often Redis has been asked for what; S3 does not say."""
     if tier != "redis" or server is None:
         return {}
-    said = subprocess.run(
-        ["redis-cli", "-p", str(server.port), "INFO", "commandstats"], capture_output=True, text=True, check=True
-    ).stdout
+    said = told_by(server, "INFO", "commandstats")
     return {name.upper(): int(calls) for name, calls in re.findall(r"cmdstat_(\w+):calls=(\d+)", said)}
 
 
-def sorts(rounds: int) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list[str]]:
-    """All samples, and what is not as it should be."""
+def told_by(server: Server, *command: str) -> str:
+    """What Redis answers."""
+    return played(["redis-cli", "-p", str(server.port), *command], limit=PATIENCE).strip()
+
+
+Turns = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def sorts(rounds: int) -> tuple[Turns, list[str], Verdict]:
+    """All samples by number of splits and tier, their medians in words, and what is not as it should be."""
     from pywren_ng import Executor
 
-    samples: dict[str, dict[str, list[dict[str, Any]]]] = {
-        str(splits): {tier: [] for tier in TIERS} for splits in SPLITS
-    }
-    with servers() as found, tempfile.TemporaryDirectory() as name, Executor("local", max_workers=WORKERS) as pool:
-        folder = Path(name)
+    samples: Turns = {str(splits): {tier: [] for tier in TIERS} for splits in SPLITS}
+    with servers() as found, scratch() as folder, Executor("local", max_workers=WORKERS) as pool:
         (folder / "in").mkdir()
         (folder / "in" / "all.dat").write_bytes(sortgen.records("uniform", 0, RECORDS))
         for tier in TIERS:  # everybody's first sort makes connections and imports
             turn(pool, folder, tier, found.get(tier), SPLITS[0])
-        for number in range(rounds):
-            for splits in SPLITS:
-                for tier in TIERS[number % 3 :] + TIERS[: number % 3]:
-                    samples[str(splits)][tier].append(turn(pool, folder, tier, found.get(tier), splits))
-        left = (
-            commands("redis", found["redis"])
-            and subprocess.run(
-                ["redis-cli", "-p", str(found["redis"].port), "DBSIZE"], capture_output=True, text=True, check=True
-            ).stdout.strip()
-        )
+        for splits in SPLITS:
+            for tier in taking_turns(TIERS, rounds, f"P={splits}, "):
+                samples[str(splits)][tier].append(turn(pool, folder, tier, found.get(tier), splits))
+        left = told_by(found["redis"], "DBSIZE")
     wrong = [] if left == "0" else [f"{left} keys are left in Redis"]
     for of_tier in samples.values():
         for one in of_tier["redis"]:
             said, asked = one["requests"], one["at_server"]
             if (said["PutObject"], said["GetRange"]) != (asked["SET"], asked["GETRANGE"]):
                 wrong.append(f"the result says {said}, Redis {asked}")
-    return samples, wrong
+    verdict = ("sorts", "; ".join(wrong) or "all values right, requests as Redis counts them", not wrong)
+    return samples, [*said_of(samples)], verdict
+
+
+def said_of(samples: Turns) -> Iterator[str]:
+    for splits, of_tier in samples.items():
+        for tier, turns in of_tier.items():
+            middle = {name: median(one[name] for one in turns) for name in ("seconds", "cpu", "server_cpu")}
+            asked = turns[0]["requests"]
+            yield (
+                f"P={splits:3} {tier:7} {middle['seconds']:6.2f} s {2 * SIZE / middle['seconds'] / 1e6:6.0f} MB/s"
+                f"  CPU {middle['cpu']:5.2f} s + server {middle['server_cpu']:5.2f} s"
+                f"  {asked.get('PutObject', 0):4} PUT {asked.get('GetRange', 0):6,} ranges"
+            )
 
 
 # ── the client ──
 
 
-def clients(rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Bytes a second by client, shape and size of a block."""
+def clients(rounds: int) -> tuple[dict[str, dict[str, list[float]]], list[str], Verdict]:
+    """Bytes a second by client, shape and size of a block, their medians in words, and whether ours is as fast."""
     samples: dict[str, dict[str, list[float]]] = {"ours": {}, "redis-py": {}}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(redis_server, {}, folder)
         try:
-            for number in range(rounds):
-                for who in ("ours", "redis-py")[:: 1 if number % 2 else -1]:
-                    code = f"import tiers; tiers.read_all({who!r}, {server.port})"
-                    ran = subprocess.run(
-                        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
-                    )
-                    if ran.returncode:
-                        raise NotDone(f"{who} failed:\n{ran.stderr[-2000:]}")
-                    for way, speed in json.loads(ran.stdout).items():
-                        samples[who].setdefault(way, []).append(speed)
+            for who in taking_turns(list(samples), rounds, "client, "):
+                code = f"import tiers; tiers.read_all({who!r}, {server.port})"
+                said = played([sys.executable, "-c", code], limit=LIMIT, cwd=Path(__file__).parent)
+                for way, speed in json.loads(said).items():
+                    samples[who].setdefault(way, []).append(speed)
         finally:
             server.close()
-    return samples
+    lines, is_met = [], True
+    for way in samples["ours"]:
+        own, other = (median(samples[who][way]) for who in samples)
+        is_met = is_met and own >= SAME * other
+        lines.append(
+            f"client {way:>17}  ours {own / 1e9:5.2f} GB/s, redis-py with hiredis {other / 1e9:5.2f}"
+            f" ({own / other:.2f}×)"
+        )
+    return samples, lines, ("client", f"ours at least {SAME} times as fast as redis-py with hiredis", is_met)
 
 
 def read_all(who: str, port: int) -> None:
@@ -310,71 +317,22 @@ def rival(port: int, data: bytes) -> tuple[One, Many]:
     return lambda start, block: client.getrange("value", start, start + block - 1), many
 
 
-# ── what is said ──
+SECTIONS: dict[str, Callable[[int], tuple[Any, list[str], Verdict]]] = {"sorts": sorts, "client": clients}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("section", nargs="?", choices=["sorts", "client"])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    sections = [options.section] if options.section else ["sorts", "client"]
+    parser = asking(__doc__, ROUNDS)
+    parser.add_argument("section", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)}")
+    asked = answered(parser, "numpy", "ministack", "redis", "hiredis", "obstore")
     os.environ.update(KEYS)
-    content: dict[str, Any] = {"command": " ".join(sys.argv), "machine": platform.platform(), "cpus": os.cpu_count()}
-    content["versions"] = versions()
-    is_met = True
-    try:
-        if "sorts" in sections:
-            content["sorts"], wrong = sorts(options.rounds)
-            said(content["sorts"])
-            print(f"sorts  {'; '.join(wrong) or 'all values right, requests as Redis counts them'}", end="  ")
-            print("FAIL" if wrong else "PASS")
-            is_met = not wrong
-        if "client" in sections:
-            content["client"] = clients(options.rounds)
-            is_met = compared(content["client"]) and is_met
-    except NotDone as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=1))
-    return 0 if is_met else 1
-
-
-def said(samples: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
-    for splits, of_tier in samples.items():
-        for tier, turns in of_tier.items():
-            middle = {name: median(one[name] for one in turns) for name in ("seconds", "cpu", "server_cpu")}
-            asked = turns[0]["requests"]
-            print(
-                f"P={splits:3} {tier:7} {middle['seconds']:6.2f} s {2 * SIZE / middle['seconds'] / 1e6:6.0f} MB/s"
-                f"  CPU {middle['cpu']:5.2f} s + server {middle['server_cpu']:5.2f} s"
-                f"  {asked.get('PutObject', 0):4} PUT {asked.get('GetRange', 0):6,} ranges"
-            )
-
-
-def compared(samples: dict[str, dict[str, list[float]]]) -> bool:
-    is_met = True
-    for way in samples["ours"]:
-        own, other = (median(samples[who][way]) for who in ("ours", "redis-py"))
-        is_met = is_met and own >= SAME * other
-        print(f"client {way:>17}  ours {own / 1e9:5.2f} GB/s, redis-py with hiredis {other / 1e9:5.2f}")
-    print(f"client  ours at least {SAME} times as fast as redis-py with hiredis  {'PASS' if is_met else 'FAIL'}")
-    return is_met
-
-
-def versions() -> dict[str, str]:
-    program = shutil.which("redis-server")
-    server = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip() if program else ""
-    found = {"python": platform.python_version(), "redis-server": server}
-    for name in ("numpy", "ministack", "redis", "hiredis", "obstore"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    asked.versions["redis-server"] = played([redis_server(0)[0], "--version"], limit=PATIENCE).strip()
+    samples, lines, verdicts = {}, [], []
+    for name in chosen(",".join(asked.section), SECTIONS):
+        samples[name], said, verdict = SECTIONS[name](asked.rounds)
+        lines += said
+        verdicts.append(verdict)
+    return concluded(asked, verdicts, lines=lines, **samples)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

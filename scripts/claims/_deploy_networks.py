@@ -1,8 +1,8 @@
 """What versions, signatures and company networks must show: claims 3 to 5 of the topic `deploy`, which lists them."""
 
-from claims import Claim, Ran
+from claims import Claim
 from claims.aws import EACH, named
-from claims.foundation import found
+from claims.foundation import row
 
 SIGNING = "tests/system/test_signing.py"
 VERSIONS = "tests/system/test_versions.py"
@@ -15,12 +15,6 @@ def of(file: str, id: str, what: str, threshold: str, *names: str) -> Claim:
     return Claim(id, what, threshold, (*EACH, "{source}/" + file), named(*names), needs=(file,))
 
 
-def cost(ran: Ran) -> tuple[str, bool]:
-    """The benchmark's own verdict."""
-    line = found(r"^signing  (.*)  (PASS|FAIL)$", ran.output)
-    return line[1], line[2] == "PASS" and ran.code == 0
-
-
 CLAIMS = [
     of(VERSIONS, "3a", "client N−1, N+1 against runtime N", "one error, 0 Invokes", "a_client_of_another"),
     of(VERSIONS, "3b", "the same, its file out of date", "one error, nothing run", "a_client_whose_file"),
@@ -29,7 +23,7 @@ CLAIMS = [
     of(SIGNING, "4a", "changed, swapped, unsigned: in a worker", "one error each", "a_worker_refuses"),
     of(SIGNING, "4b", "changed, swapped, unsigned: in the client", "one error each", "the_client_refuses"),
     of(SIGNING, "4c", "a key or a secret in whatever is written", "none", "no_secret_is_written"),
-    Claim("4d", "what signing costs of no-ops", "< 3 %", ("{python}", "{source}/" + COST), cost, needs=(COST,)),
+    Claim("4d", "what signing costs of no-ops", "< 3 %", ("{python}", "{source}/" + COST), row("signing"), (COST,)),
     of(NETWORKS, "5a", "setup, check, map, teardown by a proxy", "0 direct connections", "a_whole_session"),
     of(
         NETWORKS,

@@ -27,7 +27,7 @@ def section(id: str, name: str, what: str, threshold: str) -> Claim:
         found = re.search(rf"^{name}  (.+?)  (PASS|FAIL)$", ran.output, re.MULTILINE)
         if found is None:
             raise LookupError(f"no verdict on {name}")
-        rows = re.findall(r"^P= *(\d+) (\w+) +([\d.]+) s +(\d+) MB/s", ran.output, re.MULTILINE)
+        rows = re.findall(r"^P= *(\d+) +(\w+) +([\d.]+) s +(\d+) MB/s", ran.output, re.MULTILINE)
         figures = ", ".join(f"{tier} {splits}: {speed} MB/s" for splits, tier, _, speed in rows)
         return ": ".join(filter(None, (found[1], figures))), found[2] == "PASS" and ran.code == 0
 
