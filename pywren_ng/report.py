@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import compress
-from operator import sub
+from operator import itemgetter, sub
 from typing import TYPE_CHECKING, Any, overload
 
 from pywren_runtime.wire import STATS, Outcome, Status
@@ -77,10 +77,10 @@ class AttemptLog(Sequence["Attempt"]):
         return Digest(quantile(ordered, 0.5), quantile(ordered, 0.99), cold, done - begun)
 
     def slowest(self, count: int) -> "list[Attempt]":
-        """Those that kept their worker busiest, the longest first."""
+        """Those that kept their worker busiest, the longest first, and of equal ones the earlier."""
         rows = enumerate(_ROW.iter_unpack(bytes(self._rows)))
         known = ((row[9] - row[5], at) for at, row in rows if row[9] == row[9])
-        return [self[at] for _, at in heapq.nlargest(count, known)]
+        return [self[at] for _, at in heapq.nlargest(count, known, key=itemgetter(0))]
 
     def to_pandas(self) -> "DataFrame":
         """One row for each attempt, its fields as columns, with `seconds`; times are in UTC. ImportError says how to

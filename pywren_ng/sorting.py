@@ -221,16 +221,15 @@ def between(place: str, premises: Premises) -> str:
         from pywren_shuffle.places.inputs import store_url
 
         return store_url(seen(place, premises))
-    if premises.is_here:
-        return place
-    from pywren_runtime.stores.redis_settings import parse
+    from pywren_runtime.stores.redis_settings import PASSWORD, parse
 
+    bare = without_password(place)
+    if bare != place:
+        way = f"put it into {PASSWORD} before you make the executor"
+        if not premises.is_here:
+            way = "give it to the functions: pywren-ng setup --redis-password"
+        raise ConfigError(f"the password in the URL of {bare} would not come to workers: leave it out, and {way}.")
     parse(place)  # here, and not in a worker
-    if without_password(place) != place:
-        raise ConfigError(
-            f"the password in the URL of {without_password(place)} would not come to workers of the backend"
-            f" {premises.backend!r}: leave it out, and give it to the functions: pywren-ng setup --redis-password."
-        )
     return place
 
 

@@ -79,6 +79,14 @@ def test_what_is_no_place_is_said(ex: Executor, tmp_path: Path, place: Any, says
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_password_that_workers_would_not_have_is_refused(ex: Executor, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"in the URL of redis://host would not come to workers: .* REDISCLI_AUTH"):
+        ex.sort(source, tmp_path / "out", records="rows", key=age, intermediate="redis://:secret@host")
+    with pytest.raises(ConfigError, match="ttl='soon' should be a number"):
+        ex.sort(source, tmp_path / "out", records="rows", key=age, intermediate="redis://host?ttl=soon")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mistyped_pattern_does_not_empty_what_was_there(ex: Executor, source: Path, tmp_path: Path) -> None:
     ex.sort(source, tmp_path / "out", records="rows", key=age)
     with pytest.raises(ConfigError, match="nothing to read, and overwrite=True would replace 2 files"):
