@@ -33,7 +33,7 @@ from pywren_shuffle.records.columns import (
 from pywren_shuffle.records.keyed import evenly
 from pywren_shuffle.records.parquet import GroupWriter, ParquetObject
 
-__all__ = ["Table", "TableBatch", "open_format"]
+__all__ = ["Table", "TableBatch", "framed", "open_format", "unframed"]
 
 BLOCK = 32 << 10  # bytes of rows that are encoded together at least, and
 LARGE = 128 << 10  # of a slice that is large enough to be read in many blocks
@@ -115,17 +115,8 @@ class Table:
 
     def decode(self, data: memoryview) -> tuple["TableBatch", int]:
         """See Format."""
-        schema = self.plain
-        batches = []
-        at = 0
-        while at + HEAD.size <= len(data):
-            (length,) = HEAD.unpack_from(data, at)
-            if at + HEAD.size + length > len(data):
-                break
-            at += HEAD.size
-            batches.append(pa.ipc.read_record_batch(pa.py_buffer(data[at : at + length]), schema))
-            at += length
-        return TableBatch(self, pa.Table.from_batches(batches, schema).combine_chunks()), at
+        table, size = unframed(data, self.plain)
+        return TableBatch(self, table.combine_chunks()), size
 
     def join(self, batches: Sequence[Batch]) -> "TableBatch":
         """See Format."""
@@ -201,13 +192,8 @@ class TableBatch:
         return sums_between(self._known, cuts)
 
     def encode(self) -> Iterator[Buffer]:
-        """See Batch. Each block is a message of Arrow's, aligned to 8 bytes."""
-        size = max(1, self.table.nbytes)
-        rows = max(1, len(self) * min(LARGE, max(BLOCK, size // 64)) // size)
-        for batch in self.table.to_batches(max_chunksize=rows):
-            message = batch.serialize()
-            yield HEAD.pack(message.size)
-            yield memoryview(message)
+        """See Batch."""
+        return framed(self.table, min(LARGE, max(BLOCK, self.table.nbytes // 64)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TableBatch, (self.format, self.table, self._order)
@@ -283,6 +269,28 @@ def _wrong(what: str) -> ConfigError:
         " key=['country', 'time']. Where something is sorted, a minus ('table:country,-time') means the greatest first,"
         " and a last item nulls=first what it says."
     )
+
+
+def framed(table: Any, block: int) -> Iterator[Buffer]:
+    """A table in blocks of so many bytes, each of which is a message of Arrow's, aligned to 8 bytes."""
+    for batch in table.to_batches(max_chunksize=max(1, len(table) * block // max(1, table.nbytes))):
+        message = batch.serialize()
+        yield HEAD.pack(message.size)
+        yield memoryview(message)
+
+
+def unframed(data: memoryview, schema: Any) -> tuple[Any, int]:
+    """The table of all blocks that are there as a whole, and how many bytes they are."""
+    batches = []
+    at = 0
+    while at + HEAD.size <= len(data):
+        (length,) = HEAD.unpack_from(data, at)
+        if at + HEAD.size + length > len(data):
+            break
+        at += HEAD.size
+        batches.append(pa.ipc.read_record_batch(pa.py_buffer(data[at : at + length]), schema))
+        at += length
+    return pa.Table.from_batches(batches, schema), at
 
 
 def _check_column(name: str, file: ParquetObject) -> None:

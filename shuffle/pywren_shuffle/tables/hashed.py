@@ -9,7 +9,7 @@ those to mind who look at a run.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Piece, Reader
 from pywren_shuffle.records.columns import array_of, row_hashes, scalar_of, size_of, sums_between, values_of, width_of
 from pywren_shuffle.records.parquet import ParquetObject
-from pywren_shuffle.records.table_records import BLOCK, HEAD
+from pywren_shuffle.records.table_records import BLOCK, HEAD, framed, unframed
 from pywren_shuffle.records.vectors import stable_order
 
 __all__ = ["HASH", "HashedBatch", "alike", "decoded", "hashed", "joined", "put", "seen", "some_columns", "tables_in"]
@@ -65,15 +65,6 @@ def _of_types(batch: Any, schema: Any, name: str) -> Any:
         raise RecordError(
             f"{name} has columns of other types than other inputs: {error}. Convert that file."
         ) from error
-
-
-class HasSchema(Protocol):
-    """What a batch must know of its format."""
-
-    @property
-    def schema(self) -> Any:
-        """The columns of what lies between the phases; the first is the hash."""
-        ...
 
 
 class HashedBatch:
@@ -132,12 +123,8 @@ class HashedBatch:
         return sums_between(self._known, cuts)
 
     def encode(self) -> Iterator[Buffer]:
-        """See Batch. Each block is a message of Arrow's, aligned to 8 bytes."""
-        rows = max(1, len(self) * BLOCK // max(1, self.table.nbytes))
-        for batch in self.table.to_batches(max_chunksize=rows):
-            message = batch.serialize()
-            yield HEAD.pack(message.size)
-            yield memoryview(message)
+        """See Batch."""
+        return framed(self.table, BLOCK)
 
     def in_order(self) -> bool:
         """Whether no hash is below the one before it."""
@@ -146,16 +133,8 @@ class HashedBatch:
 
 def decoded(data: memoryview, schema: Any) -> tuple[HashedBatch, int]:
     """See `Format.decode`."""
-    batches = []
-    at = 0
-    while at + HEAD.size <= len(data):
-        (length,) = HEAD.unpack_from(data, at)
-        if at + HEAD.size + length > len(data):
-            break
-        at += HEAD.size
-        batches.append(pa.ipc.read_record_batch(pa.py_buffer(data[at : at + length]), schema))
-        at += length
-    return HashedBatch(pa.Table.from_batches(batches, schema)), at
+    table, size = unframed(data, schema)
+    return HashedBatch(table), size
 
 
 def joined(batches: Iterable[Batch], schema: Any) -> HashedBatch:
