@@ -22,7 +22,6 @@ from pywren_runtime.wire import VERSION
 
 NAME = "pywren-ng"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-ARCHS = ("x86_64", "arm64")
 MEMORY = 2048
 _LONGEST = 4096  # characters of a stack's parameter
 

@@ -38,16 +38,6 @@ FIGURES = ("invokes", "tasks", "accepted", "started", "starters", "unsigned", "f
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 LATER = re.compile(rb"\r\nx-amz-invocation-type: *event\r", re.I)
 INVOKED = re.compile(r"/2015-03-31/functions/([^/]+)/invocations")
-TAIL = re.compile(rb"\r\nx-amz-log-type: *tail\r", re.I)
-ANSWER = (
-    b"HTTP/1.1 %d -\r\nDate: Sat, 21 Nov 2026 05:00:00 GMT\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\nConnection: keep-alive\r\nx-amzn-RequestId: %b\r\nX-Amz-Executed-Version: $LATEST\r\n%b"
-    b"X-Amzn-Trace-Id: Root=1-65f0a1b2-0123456789abcdef01234567;Parent=0123456789abcdef;Sampled=0\r\n\r\n%b"
-)
-LOG = (
-    "START RequestId: {0} Version: $LATEST\nEND RequestId: {0}\n"
-    "REPORT RequestId: {0}\tDuration: 1.25 ms\tBilled Duration: 2 ms\tMemory Size: 2048 MB\tMax Memory Used: 61 MB\t\n"
-)
 NO_STATS = STATS.pack(*[0.0] * 6, 0, 0, False)
 
 

@@ -33,7 +33,6 @@ class Function:
     memory: int
     disk: int
     variables: dict[str, str]
-    code_sha: str
     code: Path
     layers: tuple[Path, ...]
     reserved: int | None
@@ -98,7 +97,6 @@ class Functions:
             memory=int(config["MemorySize"]),
             disk=int(config.get("EphemeralStorage", {}).get("Size", 512)),
             variables=config.get("Environment", {}).get("Variables", {}),
-            code_sha=config["CodeSha256"],
             code=code,
             layers=tuple(layers),
             reserved=answer.get("Concurrency", {}).get("ReservedConcurrentExecutions"),

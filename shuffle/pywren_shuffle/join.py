@@ -27,7 +27,6 @@ from pywren_shuffle.records import Piece, Source, is_table
 __all__ = ["KINDS", "join"]
 
 KINDS: Final = ("inner", "left", "right", "outer", "semi")
-Function = Callable[[Any], Any]
 
 
 def join(

@@ -3,7 +3,7 @@
 import io
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from pywren_shuffle.records.rows_records import dump, load
 
 MEMORY = 512  # MB of the function
 ROWS = [(key, f"{number}") for number in range(400) for key in [("a", number % 7)]]
-Run = Callable[[], tuple[pywren_ng.Executor, Any]]
 
 
 @pytest.fixture(scope="module")

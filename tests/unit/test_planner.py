@@ -19,7 +19,7 @@ from pywren_shuffle.records import Piece, Source
 from pywren_shuffle.sizes import gather, starts_of
 
 S3 = tier_named("s3")
-KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
+MB, GB, TB = 10**6, 10**9, 10**12
 
 
 def plan_of(total: int, *, workers: Workers | None = None, tiers: tuple[Tier, ...] = (S3,), **options: Any) -> Plan:
