@@ -133,8 +133,8 @@ class Sorting:
 
         `intermediate` is where data lies between the phases, if not beside the output: `redis://host`, `rediss://host`,
         `redis+cluster://host`, an S3 prefix or a folder. What Redis does not take or loses is made again beside the
-        output, and `notices` of the result say so. Workers find its password
-        in REDISCLI_AUTH, on Lambda by `pywren-ng setup --redis-password`.
+        output, and `notices` of the result say so. Workers find its password in REDISCLI_AUTH, on Lambda by
+        `pywren-ng setup --redis-password`.
         """
         places, to, usable_memory, lies, apart = self._given(source, target, memory, intermediate)
         self._begin(records, places)

@@ -1,1 +1,1 @@
-"""What it takes to run on AWS Lambda: the zip that every function is made of."""
+"""What it takes to run on AWS Lambda: the zip, its layers, the stack, policies; set up, looked at, torn down."""

@@ -18,7 +18,7 @@
     │   ├── AccessDenied     (PermissionError)     a permission is lacking
     │   ├── FunctionMissing  (LookupError)         no function goes by that name there
     │   └── Throttled                              the account was busy for too long
-    ├── ShuffleError                               a sort could not be done, or must not be believed
+    ├── ShuffleError                               a sort, group or join could not be done
     │   ├── ShuffleCorrupt                         what came out is not what went in
     │   ├── RecordError      (ValueError)          the input is not made of such records
     │   ├── KeysIncomparable (TypeError)           two keys of a sort have no order

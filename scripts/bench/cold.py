@@ -167,7 +167,7 @@ def staged(*options: str) -> Iterator[Scene]:
 
 
 def judge(samples: dict[str, list[float]], imported: set[str]) -> list[Verdict]:
-    """The claims of issue 3 about cold starts."""
+    """The claims about cold starts."""
     at = {name: median(of) for name, of in samples.items()}
     ratio = at["init ours"] / at["init trivial"]
     more = at["first ours"] - at["first trivial"]

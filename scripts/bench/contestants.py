@@ -3,8 +3,7 @@
     ENTRANTS[name].open(workers) ──► Contestant: call · map · share · close        warm rows
     ENTRANTS[name].first_script  ──► a script of a few lines, run from cold        first result
 
-"Best" was tried out, setting by setting; each class says which it was. A new
-rival is one class and one Entrant.
+"Best" was tried out, setting by setting; each class says which it was. A new rival is one class and one Entrant.
 """
 
 import multiprocessing

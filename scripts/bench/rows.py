@@ -2,7 +2,7 @@
 
     samples[row][contestant] = one list per round ──► median of medians ──► Target ──► one verdict per claim
 
-No threshold is a time: each is a ratio to what a rival, or another row, did in the same run.
+A threshold is a ratio to what a rival, or another row, did in the same run; a few are numbers, and none is a time.
 """
 
 import argparse
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of work; `claim` is its number in the issue, and a row without targets is for the reader."""
+    """One kind of work; `claim` is its number in `scripts/claims`, and a row without targets is for the reader."""
 
     name: str
     claim: str

@@ -46,7 +46,7 @@ Place = str | os.PathLike[str]
 
 
 class Run:
-    """One sort: its id, its places, and its steps."""
+    """One run of a shuffle, of a sort unless a subclass says otherwise: its id, its places, and its steps."""
 
     WHAT = "sort"
     IS_SPREAD = False  # by hashes or places: nobody takes a sample, and blocks get names that nobody knows before

@@ -4,7 +4,7 @@
     open_format("text")           text_records.open_format("")             lines
     open_format("<name>:<rest>")  <name>_records.open_format("<rest>", key=…, reverse=…)
 
-The two phases know records by these methods only:
+The phases know records by these methods only:
 
     driver      format.prepare ── cut ──► pieces
     partition   pieces ──► format.load ──► Batch ── sort ── bound, origin ──► slices ── encode, sums ──►

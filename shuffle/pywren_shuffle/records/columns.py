@@ -4,7 +4,7 @@ pyarrow imports pandas, if there is one, as soon as it makes an array or a scala
 other way round, or imports pyarrow.dataset: 0.2 s and 40 MB in each worker. So values pass between it and numpy as
 buffers.
 
-Only record formats import this module, and with it pyarrow and numpy.
+Only what works on tables imports this module, and with it pyarrow and numpy.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

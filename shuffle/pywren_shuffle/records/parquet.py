@@ -1,6 +1,6 @@
 """Parquet files as a shuffle reads and writes them: rows by places in the bytes, and bytes as soon as there are some.
 
-Only record formats import this module, and with it pyarrow.
+Only what works on tables imports this module, and with it pyarrow.
 """
 
 import io

@@ -1,6 +1,6 @@
 """Many records at once, with numpy: their order by keys, a hash of each, and whether they are in order.
 
-Only record formats import this module, and with it numpy.
+Only what has many records at once imports this module, and with it numpy.
 """
 
 from collections.abc import Callable
