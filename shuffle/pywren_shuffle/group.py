@@ -109,7 +109,6 @@ def group(
         from pywren_shuffle.tables.groups import TableGroups
 
         _no_value(value)
-
         inner = table_format(records, key)
         return _from_files(executor, source, target, TableGroups(inner, names_of(inner), fn), how)
     pairs = record_pairs(records, key, value)

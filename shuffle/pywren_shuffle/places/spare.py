@@ -1,6 +1,6 @@
 """What becomes of a sort whose intermediate data lies in a store that may lose it, as the memory of a Redis server.
 
-partition ──► the tier ── refuses, is full, is not there ──► the spare place, beside the output
+partition ──► the tier ── refuses, is full, is not there ──► the spare place: beside the output, or a bucket
 merge     ◄── the tier ── a block is gone ──► `lost` ──► driver: which are? ──► made once more, in the spare place
                                                 └─► what could not be merged, once more
 """

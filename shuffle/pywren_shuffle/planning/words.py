@@ -1,4 +1,4 @@
-"""A plan in words and numbers, for people."""
+"""A plan, and what came of a run, in words and numbers for people."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
