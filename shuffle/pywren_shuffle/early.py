@@ -32,7 +32,9 @@ def begin(executor: Executor, records: str, places: Sequence[str], workers: int)
     Only where files of this machine are read as tables: other formats import little, and to list a store costs
     requests.
     """
-    if records.partition(":")[0] != "table" or any(folder_of(store_url(place)) is None for place in places):
+    if not isinstance(records, str) or records.partition(":")[0] != "table":  # what is none, `open_format` will say
+        return
+    if any(folder_of(store_url(place)) is None for place in places):
         return
     size = sum(source.size for source in find(places, _Nowhere()))
     for _ in range(min(workers, ceil(size / SMALL))):

@@ -137,7 +137,7 @@ class _Join(Spread):
 
     def _beside(self, small: tuple[Piece, ...], large: Sequence[tuple[Piece, ...]], plan: Plan) -> list[Part]:
         keys = self.output.keys(len(large))
-        self.traces.expect(self.traces.tier, [f"shuffles/{self.id}/{number:06d}" for number in range(len(large))])
+        self.traces.expect(self.traces.mark, [f"shuffles/{self.id}/{number:06d}" for number in range(len(large))])
         tasks = [
             Broadcast(
                 format=self._format,
@@ -145,7 +145,7 @@ class _Join(Spread):
                 small=small,
                 pieces=split,
                 counts_small=number == 0,
-                store=self.traces.tier,
+                store=self.traces.mark,
                 target=self._target,
                 key=keys[number],
                 block=plan.block,

@@ -82,6 +82,22 @@ def joined(executor: Executor, folder: Path, between: str) -> Reduced[None]:
     return done
 
 
+def test_a_side_that_goes_to_all_is_given_up_where_workers_look(tmp_path: Path, server: Redis) -> None:
+    """Whoever gives up puts the mark beside the output, as Redis may lose it."""
+    looked: list[str] = []
+
+    class Looking(ThreadPoolExecutor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            looked.extend([args[0].store] * (fn.__name__ == "beside"))
+            return super().submit(fn, *args, **kwargs)
+
+    left, right = put_rows(tmp_path / "left", ROWS), put_rows(tmp_path / "right", SOME[:10])
+    with Looking(2) as looking:
+        join(looking, left, right, tmp_path / "out", key=operator.itemgetter(0), how=How(intermediate=server.url()))
+    assert set(looked) == {f"file://{tmp_path}/out/~shuffle"}
+    assert not (tmp_path / "out" / "~shuffle").exists()
+
+
 def used(server: Redis) -> int:
     return int(server.ask("INFO", "memory").partition("used_memory:")[2].split()[0])
 

@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +185,14 @@ def the_notice(result: Sorted, caplog: pytest.LogCaptureFixture, pattern: str) -
     return found
 
 
-def test_a_server_that_is_full(pool: Executor, folder: Folder, broken: Redis, caplog: pytest.LogCaptureFixture) -> None:
-    def fill_up() -> None:
-        used = int(broken.ask("INFO", "memory").partition("used_memory:")[2].split()[0])
-        broken.ask("CONFIG", "SET", "maxmemory", str(used + 400_000))
+def fill_up(server: Redis) -> None:
+    """There is room for some of the blocks."""
+    used = int(server.ask("INFO", "memory").partition("used_memory:")[2].split()[0])
+    server.ask("CONFIG", "SET", "maxmemory", str(used + 400_000))
 
-    result = sorted_although(pool, folder, broken.url(), "partition", fill_up)
+
+def test_a_server_that_is_full(pool: Executor, folder: Folder, broken: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    result = sorted_although(pool, folder, broken.url(), "partition", lambda: fill_up(broken))
     found = the_notice(
         result,
         caplog,
@@ -198,6 +201,19 @@ def test_a_server_that_is_full(pool: Executor, folder: Folder, broken: Redis, ca
     )
     assert 1 <= int(found[1]) <= int(found[2]) == result.splits
     assert broken.size() == 0
+
+
+def test_what_an_attempt_put_elsewhere_that_was_not_heard_of(pool: Executor, folder: Folder, broken: Redis) -> None:
+    """Redis did not take a block, its worker died, and Redis took that of the next attempt."""
+
+    def put() -> None:
+        (run,) = (folder.path / "out" / "~shuffle" / "shuffles").iterdir()
+        there = {path.name for path in run.iterdir()}
+        key = next(name for number in count() if (name := f"{number:06}") not in there)
+        assert f"/{key}" in broken.ask("KEYS", "*")
+        (run / key).write_bytes(b"block")
+
+    sorted_although(Between(pool, "partition", lambda: fill_up(broken)), folder, broken.url(), "merge", put)
 
 
 @pytest.mark.parametrize("levels", [1, 2])

@@ -50,6 +50,12 @@ def test_nobody_does_for_what_imports_little_or_lies_in_a_store(tmp_path: Path) 
     assert begun("rows", here) == begun("text", here) == begun("table:k", here, "s3://bucket/in") == 0
 
 
+def test_what_names_no_records_is_said_as_ever(tmp_path: Path) -> None:
+    nothing: Any = None
+    with Executor("local", max_workers=1) as executor, pytest.raises(ConfigError, match="there is no such format"):
+        executor.sort(tmp_path, tmp_path / "out", records=nothing)
+
+
 def test_a_folder_that_is_not_there_is_said_as_ever(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no file or folder"):
         begun("table", str(tmp_path / "no" / "folder"))

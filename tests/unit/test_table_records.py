@@ -1,9 +1,11 @@
 """Tables: columns of any type, in any direction, from Parquet files of any shape."""
 
 import datetime
+import importlib
 import io
 import math
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from functools import cmp_to_key
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from support.records import READER, cut, encoded, loaded, opened, put, written
 
 from pywren_runtime.errors import ConfigError, RecordError
-from pywren_shuffle.records.columns import row_hashes, size_of
+from pywren_shuffle.records.columns import by_keys, row_hashes, size_of
 from pywren_shuffle.records.table_records import TableBatch
 from pywren_shuffle.sort import sort
 
@@ -277,3 +279,11 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     data[20_000] ^= 1
     with pytest.raises(RecordError, match="row group 0 of 'input'"):
         loaded(format, put(tmp_path, bytes(data)))
+
+
+def test_a_pyarrow_whose_private_module_is_called_otherwise_groups_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("pyarrow.acero")
+    monkeypatch.setitem(sys.modules, "pyarrow._acero", None)
+    monkeypatch.delattr(pa, "_acero")
+    found = by_keys(pa.table({"k": [1, 2, 1], "x": [1, 2, 3]}), ["k"], [("x", "sum")], ["all"])
+    assert found.to_pydict() == {"k": [1, 2], "all": [4, 2]}

@@ -109,13 +109,13 @@ class Healing:
         try:
             return [key for key, _ in self._exchange.keys(place, prefix)]
         except StoreError as error:
-            self._tell_of_rest(error)
+            self._tell_of_rest(place, error)
             return []
 
-    def leave(self, id: str, lost: BlocksLost) -> None:
-        """Use the tier no more, and remove what one shuffle has there."""
+    def leave(self, lost: BlocksLost, keys: Sequence[str]) -> None:
+        """Use the tier no more, and remove these from it."""
         self.tell(f"blocks were lost in {self._tier}, and all is made again in {self._named}: {lost}")
-        self.remove(self._tier, self.keys(self._tier, f"shuffles/{id}/"))
+        self.remove(self._tier, keys)
         self.active = False
 
     def moved(self) -> list[str]:
@@ -127,7 +127,7 @@ class Healing:
         try:
             self._exchange.delete(place, keys)
         except StoreError as error:
-            self._tell_of_rest(error)
+            self._tell_of_rest(place, error)
 
     def _directed(self, task: Task) -> Task:
         """The task with what is known of where blocks lie."""
@@ -135,7 +135,7 @@ class Healing:
             return replace(task, spare=self._place if task.store == self._tier else "")
         blocks = [self._now[key] for key in task.keys]
         where = [block.store for block in blocks]
-        doubtful = self._tier in where or task.target == self._tier
+        doubtful = not where or self._tier in where or task.target == self._tier
         store = where[0] if len(set(where)) == 1 else task.store
         return replace(
             task,
@@ -177,8 +177,8 @@ class Healing:
             return replace(task, store=self._place)
         return replace(task, target=self._place)
 
-    def _tell_of_rest(self, error: StoreError) -> None:
-        if not self.active:
+    def _tell_of_rest(self, place: str, error: StoreError) -> None:
+        if not self.active or place != self._tier:
             raise error
         self.tell(f"what was left in {self._tier} could not be removed, and goes by itself: {said(error)}")
 

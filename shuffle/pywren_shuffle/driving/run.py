@@ -149,7 +149,7 @@ class Run:
             is_spread=self.IS_SPREAD,
             items=items,
         )
-        if self.healing.active and plan.tier != between.name:
+        if self.traces.tier != self.traces.spare and plan.tier != between.name:
             whys = (option.why for option in plan.rejected if option.name.endswith(between.name))
             self.healing.forgo(next(whys, "the plan has no use for it"))
             self.traces.tier = self.traces.spare

@@ -81,14 +81,19 @@ class Traces:
 
     def leave_tier(self, lost: BlocksLost) -> None:
         """Nothing lies in the tier any more: whatever was done between the phases is done again, in the spare place."""
-        self._healing.leave(self._output.id, lost)
-        self._keys.pop(self.tier, None)
+        self._healing.leave(lost, self._found(self.tier))
+        self.expect(self.spare, self._keys.pop(self.tier, ()))  # what the tier did not take or lost lies there
         self.tier = self.spare
+
+    @property
+    def mark(self) -> str:
+        """Where workers look whether the run was given up."""
+        return self.spare if self._healing.active else self.tier
 
     def give_up(self, error: BaseException) -> None:
         """Remove all that was written; what cannot be removed is a note on the error."""
         late = self.late if self._is_any else []  # before there are keys, nobody writes
-        mark = self.spare if self._healing.active else self.tier  # where workers look for it
+        mark = self.mark
         if self._healing.active:
             self.expect(self.spare, self._keys[self.tier])  # what was not taken, and nobody has heard of
         steps: list[Callable[[], object]] = [self._output.abandon, self.clean]
@@ -107,12 +112,12 @@ class Traces:
     def clean(self) -> None:
         """Remove the intermediate data."""
         if self._is_any:
-            if self._listed and self._healing.active:
+            if self._healing.active and (self._listed or self._healing.moved()):
                 self.expect(self.spare, self._keys[self.tier])  # what was not taken, and nobody has heard of
             if self.tier != self.spare:
                 self._healing.remove(self.tier, self._found(self.tier))
             self._exchange.delete(self.spare, self._found(self.spare) + self._healing.moved())
-        tidy_folder(self.spare, made=True, since=self._born)
+            tidy_folder(self.spare, made=True, since=self._born)  # else what lies there is another run's
         if self.tier != self.spare:
             tidy_folder(self.tier, made=False)
         tidy_folder(self._output.url, made=self._is_new, since=self._born if self._is_any else None)
@@ -133,4 +138,6 @@ class Traces:
         if not self._listed:
             return keys
         folders = sorted({os.path.dirname(key) for key in keys})
-        return [key for folder in folders for key in self._healing.keys(place, f"{folder}/")]
+        found = [key for folder in folders for key in self._healing.keys(place, f"{folder}/")]
+        over = over_key(self._output.id)  # stays for whoever still writes, until nobody does
+        return [key for key in found if key != over or over in keys]

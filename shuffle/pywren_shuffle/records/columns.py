@@ -115,7 +115,10 @@ def sums_between(hashes: Array, cuts: Sequence[int]) -> list[int]:
 
 def by_keys(table: Array, keys: Sequence[str], calls: Sequence[tuple[Any, str]], names: Sequence[str]) -> Array:
     """What `table.group_by(keys).aggregate(calls)` gives, with these names for the results."""
-    from pyarrow import _acero as acero  # what is public imports pyarrow.dataset, too
+    try:
+        from pyarrow import _acero as acero  # what is public imports pyarrow.dataset, too
+    except ImportError:  # which a later pyarrow may call otherwise
+        from pyarrow import acero
 
     made = [f"result {number}" for number in range(len(calls))]
     wanted = [(column, f"hash_{function}", None, name) for (column, function), name in zip(calls, made, strict=True)]
