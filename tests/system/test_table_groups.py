@@ -238,6 +238,21 @@ def all_x(key: Any, tables: Iterator[pa.Table]) -> list[int]:
     return [x for some in tables for x in some["x"].to_pylist()]
 
 
+@pytest.mark.parametrize("name", ["half", "nothing"])
+def test_keys_with_which_pyarrow_does_not_calculate(pool: Executor, tmp_path: Path, name: str) -> None:
+    half = pa.array(np.array([0.0, -0.0, np.nan, np.nan, 1.5], np.float16), mask=np.array([False] * 4 + [True]))
+    keys, groups, pairs = {"half": (half, 3, 8), "nothing": (pa.nulls(5), 1, 0)}[name]
+    source = put_table(tmp_path / "in", pa.table({"k": keys, "x": range(5)}), files=2)
+    options: dict[str, Any] = {"records": "table", "key": "k", "how": How(partitions=2)}
+    assert reduce_by_key(pool, source, tmp_path / "sums", {"x": "sum"}, **options).rows == groups
+    assert distinct(pool, source, tmp_path / "once", **options).rows == groups
+    counted = group(pool, source, tmp_path / "counts", lambda key, tables: sum(map(len, tables)), **options)
+    assert len(rows_of(counted.parts)) == groups and sum(number for _, number in rows_of(counted.parts)) == 5
+    for broadcast in (False, True):
+        target = tmp_path / f"join {broadcast}"
+        assert join(pool, source, source, target, broadcast=broadcast, **options).rows == pairs
+
+
 def test_parts_and_the_greatest(pool: Executor, tmp_path: Path) -> None:
     table = sales("uniform", 5000).append_column("n", pa.array(range(5000)))
     source = put_table(tmp_path / "in", table)

@@ -27,6 +27,7 @@ __all__ = [
     "are_true",
     "array_of",
     "by_keys",
+    "comparable",
     "key_of",
     "row_hashes",
     "scalar_of",
@@ -63,7 +64,7 @@ def stable_order(table: Array, columns: Sequence[Column]) -> Array:
     arrays: list[Array] = []
     keys: list[tuple[str, str]] = []
     for column in columns:
-        values = _comparable(table[column.name])
+        values = comparable(table[column.name])
         if column.nulls_first and (values.null_count or types.is_floating(values.type)):
             arrays.append(array_of(_ranks(values, column)))
             keys.append((str(len(keys)), "ascending"))
@@ -88,7 +89,7 @@ def are_ordered(table: Array, columns: Sequence[Column]) -> bool:
     """Whether no row belongs before the one above it."""
     wrong = np.zeros(max(0, len(table) - 1), bool)
     for column in reversed(columns):
-        values = _comparable(table[column.name])
+        values = comparable(table[column.name])
         ranks = _ranks(values, column)
         above, below = values.slice(0, len(values) - 1), values.slice(1)
         compared = np.abs(ranks[1:]) == _VALUE
@@ -144,7 +145,7 @@ def size_of(array: Array) -> int:
     if _is_list(kind):
         return size_of(array.flatten())
     if _is_binary(kind):
-        return pc.sum(pc.binary_length(_comparable(array))).as_py() or 0
+        return pc.sum(pc.binary_length(comparable(array))).as_py() or 0
     return len(array) * max(1, width_of(kind))
 
 
@@ -173,11 +174,11 @@ def _bools(array: Array) -> Array:
     return values_of(array.cast(pa.uint8()), np.bool_)
 
 
-def _comparable(values: Array) -> Array:
-    """The same values in a type that pyarrow sorts."""
+def comparable(values: Array) -> Array:
+    """The same values in a type that pyarrow sorts and compares."""
     kind = values.type
     if types.is_dictionary(kind):
-        return _comparable(values.cast(kind.value_type))
+        return comparable(values.cast(kind.value_type))
     if types.is_float16(kind):
         return values.cast(pa.float32())
     return values.cast(pa.int8()) if types.is_null(kind) else values

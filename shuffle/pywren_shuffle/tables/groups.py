@@ -23,7 +23,7 @@ from pywren_runtime.stores import Buffer
 from pywren_shuffle.keys import edges
 from pywren_shuffle.proof import NOTHING, Tally
 from pywren_shuffle.records import Batch, Made, Piece, Reader, Source
-from pywren_shuffle.records.columns import are_true, array_of, by_keys
+from pywren_shuffle.records.columns import are_true, array_of, by_keys, comparable
 from pywren_shuffle.records.keyed import shown
 from pywren_shuffle.records.rows_records import dump
 from pywren_shuffle.records.table_records import Table
@@ -225,7 +225,7 @@ def differ(one: Any, other: Any, keys: Sequence[str]) -> Any:
     """For each row whether the keys of these two tables are not the same."""
     found = np.zeros(len(one), bool)
     for name in keys:
-        left, right = alike(one[name]), alike(other[name])
+        left, right = comparable(alike(one[name])), comparable(alike(other[name]))
         equal = pc.equal(left, right)
         if pa.types.is_floating(left.type):
             equal = pc.or_kleene(equal, pc.and_(pc.is_nan(left), pc.is_nan(right)))

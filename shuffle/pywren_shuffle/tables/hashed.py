@@ -42,6 +42,8 @@ def alike(values: Any) -> Any:
     """The same values, of which equal ones are the same bytes."""
     if not types.is_floating(values.type):
         return values
+    if types.is_float16(values.type):  # with which pyarrow does not calculate
+        return alike(values.cast(pa.float32())).cast(values.type)
     dtype = f"f{width_of(values.type)}"
     values = pc.add(values, scalar_of(0.0, dtype))  # -0.0 + 0.0 is 0.0
     return pc.if_else(pc.is_nan(values), scalar_of(float("nan"), dtype), values)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pywren_runtime.errors import ConfigError
 from pywren_shuffle.objects.joining import LEFT, RIGHT
-from pywren_shuffle.records.columns import are_true, array_of, by_keys, row_hashes, values_of
+from pywren_shuffle.records.columns import are_true, array_of, by_keys, comparable, row_hashes, values_of
 from pywren_shuffle.tables.hashed import HASH, alike
 
 __all__ = ["ALONE", "SIDE", "Pairing", "Some", "pairing_of"]
@@ -121,7 +121,7 @@ class Pairing:
             yield self._rows(some, rows, None, None) if side == self.first else self._rows(None, None, some, rows)
 
     def _key(self, table: Any, side: int, number: int) -> Any:
-        return alike(table[self.names[side][number]].cast(self.types[number]))
+        return comparable(alike(table[self.names[side][number]].cast(self.types[number])))
 
     def _equal(self, held: Some, ours: Any, others: Some, theirs: Any) -> Any:
         found = np.ones(len(ours), bool)
