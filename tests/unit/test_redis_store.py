@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -66,6 +66,7 @@ def test_what_a_url_says() -> None:
         ("redis://", "names no server"),
         ("redis://a,b/0", r"write redis\+cluster://"),
         ("redis://a:99999", "names no server"),
+        ("redis://a..b", "names no server"),
         ("redis+cluster://a/2", "no database but 0"),
         ("redis://a/0/b c", "cannot be a key"),
         ("redis://a?ttl=0", "ttl='0' should be a number from 1"),
@@ -221,6 +222,18 @@ def test_strangers_keys_are_passed_over(redis_server: Redis) -> None:
     assert list(store.keys()) == [("a", 0), ("b", 1)] or list(store.keys()) == [("b", 1)]
     redis_server.ask("DEL", f"{place}/a b", f"{place}/a")
     store.delete_many(["b"])
+
+
+def test_a_server_holds_one_piece_more_while_an_object_is_read(own_server: Redis) -> None:
+    def used(what: str) -> int:
+        return int(re.findall(rf"\b{what}:(\d+)", own_server.ask("INFO", "memory"))[0])
+
+    store = RedisStore(own_server.url(), piece=2 << 20)
+    store.put("a", bytes(16 << 20))
+    own_server.ask("CONFIG", "RESETSTAT")
+    before = used("used_memory")
+    assert len(store.get("a")) == 16 << 20
+    assert used("used_memory_peak") < before + (6 << 20)
 
 
 # ── connections ──
@@ -381,6 +394,22 @@ def test_an_answer_lost_behind_a_large_put_leaves_its_pieces(redis_server: Redis
         between.close()
 
 
+def test_an_object_keeps_its_pieces_where_nobody_knows_whether_it_was_made(redis_server: Redis) -> None:
+    """Without them it would be there for who puts, and gone for who reads."""
+    data = bytes(range(250)) * 12
+    for name, put in (("new", RedisStore.put_new), ("any", RedisStore.put)):
+        between = Cutting(redis_server.port, b"\r\nEXEC")
+        store = RedisStore(f"redis://127.0.0.1:{between.port}/0/unknown-{name}?patience=0", piece=PIECE)
+        try:
+            with pytest.raises(StoreError, match="stopped answering"):
+                put(store, "a", data)
+            assert between.cut == 1
+            assert store.get("a") == data
+            store.delete_many(["a"])
+        finally:
+            between.close()
+
+
 # ── faults ──
 
 
@@ -425,7 +454,20 @@ def test_a_user_who_may_not(own_server: Redis) -> None:
     own_server.ask("ACL", "SETUSER", "default", "-set")
     with pytest.raises(StoreError, match="does not permit that to this user"):
         RedisStore(own_server.url(), patience=HASTY).put("a", b"")
-    own_server.ask("ACL", "SETUSER", "default", "+set", "-info")
+    own_server.ask("ACL", "SETUSER", "default", "+set", "-get", "-getrange", "-strlen", "-exists")
+    store = RedisStore(own_server.url(), patience=HASTY)
+    store.put("a", b"")
+    refused: list[Callable[[], object]] = [
+        lambda: store.get("a"),
+        lambda: store.get_range("a", 0, 1),
+        lambda: list(store.keys()),
+        lambda: store.put_new("b", bytes(1 << 16)),  # not: another one was first
+    ]
+    for use in refused:
+        with pytest.raises(StoreError, match="does not permit that to this user") as caught:
+            use()
+        assert not isinstance(caught.value, KeyMissing)
+    own_server.ask("ACL", "SETUSER", "default", "+@all", "-info")
     room = RedisStore(own_server.url()).room()
     assert room.bytes is None
     assert "does not tell its maxmemory" in room.doubts[0]
@@ -481,6 +523,36 @@ def test_a_slot_that_moves_meanwhile(redis_cluster: RedisCluster) -> None:
     assert store.get_range(key, 0, 5) == b"2"
     assert [name for name, _ in store.keys()] == sorted(["before", key])
     store.delete_many(["before", key])
+
+
+def test_servers_that_send_to_each_other_are_not_asked_in_haste(redis_cluster: RedisCluster) -> None:
+    """As they may for a second where a slot has moved."""
+    store = RedisStore(redis_cluster.url(), patience=HASTY)
+    place = store.url.rpartition("/")[2]
+    first, second = redis_cluster.nodes[:2]
+    names = (f"k{number}" for number in range(1000))
+    key, slot = next(
+        (name, slot) for name in names if (slot := int(first.ask("CLUSTER", "KEYSLOT", f"{place}/{name}"))) < 5000
+    )
+    ids = [node.ask("CLUSTER", "MYID") for node in (first, second)]
+    assert first.ask("CLUSTER", "SETSLOT", str(slot), "NODE", ids[1]) == "OK"  # the second says: it is the first's
+    redis_cluster.ask("CONFIG", "RESETSTAT")
+    try:
+        with pytest.raises(StoreError, match="MOVED"):
+            store.get(key)
+        said = redis_cluster.ask("INFO", "errorstats")
+        assert 0 < sum(map(int, re.findall(r"errorstat_MOVED:count=(\d+)", said))) < 20
+    finally:
+        assert first.ask("CLUSTER", "SETSLOT", str(slot), "NODE", ids[0]) == "OK"
+    store.put(key, b"1")
+    store.delete_many([key])
+
+
+def test_a_cluster_that_is_not_made_yet() -> None:
+    with standalone("--cluster-enabled", "yes") as node:
+        store = RedisStore(f"redis+cluster://127.0.0.1:{node.port}", patience=HASTY)
+        with pytest.raises(StoreError, match=r"was not ready .*no server of this cluster has slots"):
+            store.get("a")
 
 
 # ── room ──

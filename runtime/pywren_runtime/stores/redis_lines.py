@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from redis import BlockingConnectionPool, Connection
 from redis.connection import PythonRespSerializer
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from pywren_runtime.stores.redis_faults import Fault, of_error
 
@@ -39,12 +39,16 @@ class _Train:
 
 
 class Line:
-    """Asks one server."""
+    """Asks one server.
+
+    Where `ask` raises, a thread was interrupted, and may have kept a connection: the line has served its time then.
+    """
 
     def __init__(self, pool: BlockingConnectionPool, where: str, silence: float) -> None:
         self._pool = pool
         self._where = where
         self._silence = silence
+        self._cut = Fault("lost", "a thread was interrupted", where)
         self._gate = Lock()
         self._waiting = _Train()
 
@@ -69,18 +73,15 @@ class Line:
             while train.connection and not train.fault and len(replies) < len(commands):
                 replies.append(_reply(train.connection))
         except (RedisError, OSError) as error:
+            train.fault = self._cut  # without a call, in which one might be interrupted
             train.fault = of_error(error, self._where, connected=train.connection is not None)
         except BaseException:
-            train.fault = Fault("lost", "a thread was interrupted", self._where)
+            train.fault = self._cut
             raise
         finally:
             turn.release()
             self._leave(train)
         return replies, train.fault
-
-    def close(self) -> None:
-        """Let go of the connections that nobody uses."""
-        self._pool.disconnect(inuse_connections=False)
 
     def _depart(self, train: _Train) -> None:
         connection = train.connection = self._pool.get_connection()
@@ -89,7 +90,8 @@ class Line:
             if self._waiting is train:
                 self._waiting = _Train()
         parts, train.parts = train.parts, []
-        connection.send_packed_command(parts if len(parts) > train.riders else [b"".join(parts)])
+        if not train.fault:  # else nobody will read
+            connection.send_packed_command(parts if len(parts) > train.riders else [b"".join(parts)])
 
     def _leave(self, train: _Train) -> None:
         with self._gate:
@@ -105,9 +107,11 @@ class Line:
 
 def _reply(connection: Connection) -> Any:
     try:
-        return connection.read_response()
+        return connection.read_response(disconnect_on_error=False)
     except ResponseError as error:
         return error
+    except BusyLoadingError as error:  # to redis-py the connection's fault; but what comes next may have been done
+        return ResponseError(f"LOADING {error}")
 
 
 def _packed(commands: Sequence[Command]) -> list[bytes | memoryview]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from redis import BlockingConnectionPool, Connection, SSLConnection
 from redis.cluster import ClusterNode, NodesManager
 from redis.crc import key_slot
-from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError, SlotNotCoveredError
 
 from pywren_runtime.stores.redis_faults import Fault, Patience, explain, of_error, of_refusal
 from pywren_runtime.stores.redis_lines import Command, Line
@@ -32,6 +32,7 @@ __all__ = ["Links", "Unit"]
 Address = tuple[str, int]
 _LEADING: Final = (b"MULTI",)
 _REDIRECTS: Final = frozenset({"MOVED", "ASK"})
+_HASTE: Final = 3  # redirects are followed at once; then the servers do not agree yet on who has the slot
 _NOWHERE: Final = ("", "?")  # a server that does not know its own name is where we have reached it
 
 
@@ -86,7 +87,7 @@ class Links:
                 return [replies for replies in found if replies is not None]
             if elapsed >= self._patience.total:
                 raise explain(faults[0], self._settings, action, key, elapsed)
-            if waits:
+            if waits or tries >= _HASTE:
                 time.sleep(min(self._patience.longest, self._patience.pause * 2 ** min(tries, 10)))
         raise AssertionError
 
@@ -100,10 +101,7 @@ class Links:
 
     def close(self) -> None:
         """Let go of this process's connections; the next use makes new ones."""
-        own = self._owned.pop(os.getpid(), None)
-        if own is not None:
-            for line in list(own.lines.values()):  # another thread may be making one
-                line.close()
+        self._owned.pop(os.getpid(), None)  # they end with the last thread that uses them
 
     # ── one try ──
 
@@ -121,10 +119,15 @@ class Links:
         faults: list[Fault] = []
         for address, numbers in groups.items():
             sent = [_asking(units[number]) if number in asked else units[number].commands for number in numbers]
-            replies, lost = self._line(own, address).ask(list(chain.from_iterable(sent)))
+            try:
+                replies, lost = self._line(own, address).ask(list(chain.from_iterable(sent)))
+            except BaseException:
+                own.lines.pop(address, None)  # see Line
+                raise
             left = iter(replies)
             for number, commands in zip(numbers, sent, strict=True):
                 answers = list(islice(left, len(commands)))
+                asked.pop(number, None)
                 if len(answers) < len(commands):
                     fault: Fault | None = lost
                     own.nodes = None
@@ -140,14 +143,13 @@ class Links:
         self, own: _Own, answers: Sequence[Any], address: Address, number: int, asked: dict[int, Address]
     ) -> Fault | None:
         """Why this unit must go again, and where to; None if its answers may be had."""
-        asked.pop(number, None)
         for answer in answers:
             if not isinstance(answer, ResponseError):
                 continue
             fault = of_refusal(answer, _named(address))
             if isinstance(answer, AskError) and fault.code == "ASK":
                 asked[number] = (address[0] if answer.host in _NOWHERE else answer.host, answer.port)
-            elif fault.code in ("MOVED", "READONLY"):
+            elif fault.code in ("MOVED", "READONLY", "LOADING"):  # another one may be master by now
                 own.nodes = None
             if fault.code == "READONLY":  # it was the master when we connected
                 own.lines.pop(address, None)
@@ -161,12 +163,18 @@ class Links:
         if unit.at or not self._settings.cluster:
             return unit.at or self._settings.seeds[0]
         with own.lock:
-            if own.nodes is None:
+            nodes = own.nodes  # another thread may forget them meanwhile
+            if nodes is None:
                 seeds = dict.fromkeys([*own.lines, *self._settings.seeds])
-                nodes = [ClusterNode(*address) for address in seeds]
-                own.nodes = NodesManager(nodes, from_url=True, **self._way)  # as a URL's: with our connection_class
-            node = own.nodes.get_node_from_slot(key_slot(unit.key))
+                nodes = own.nodes = self._learnt([ClusterNode(*address) for address in seeds])
+            node = nodes.get_node_from_slot(key_slot(unit.key))
         return node.host, node.port
+
+    def _learnt(self, seeds: list[ClusterNode]) -> NodesManager:
+        try:
+            return NodesManager(seeds, from_url=True, **self._way)  # as a URL's: with our connection_class
+        except IndexError as error:  # so redis-py takes an empty list
+            raise SlotNotCoveredError("no server of this cluster has slots") from error
 
     def _line(self, own: _Own, address: Address) -> Line:
         line = own.lines.get(address)

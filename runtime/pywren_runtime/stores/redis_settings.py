@@ -20,7 +20,8 @@ __all__ = ["CONNECTIONS", "PASSWORD", "Settings", "parse", "take_password"]
 PASSWORD: Final = "REDISCLI_AUTH"
 CONNECTIONS: Final = 2  # of one process to each server: while one thread parses what has come, more comes for another
 _URL = re.compile(r"(rediss?)(\+cluster)?://(?:([^@/?]*)@)?([^/?]*)(?:/([^?]*))?(?:\?(.*))?")
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
+_LABEL = "[A-Za-z0-9_-]{1,63}"
+_HOST = re.compile(rf"(\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::(\d{{1,5}}))?", re.ASCII)
 _PORT: Final = 6379
 _DAY: Final = 86_400
 _OPTIONS = frozenset({"bytes", "ca", "patience", "ttl"})
@@ -72,7 +73,7 @@ def parse(url: str) -> Settings:
     bare = without_password(url)
     options = _options(query or "", bare)
     first, _, rest = (path or "").partition("/")
-    numbered = first.isdigit()
+    numbered = first.isdecimal()
     if cluster and numbered and int(first):
         raise ConfigError(f"store={bare!r}: a cluster has no database but 0; write a prefix there, or nothing.")
     prefix = (rest if numbered else path or "").strip("/")

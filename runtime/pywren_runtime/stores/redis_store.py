@@ -90,7 +90,7 @@ class RedisStore:
                 data = self._pieced(head, start, min(stop, head.size), key)
                 if data is not None:
                     return data
-                del self._heads[key]
+                self._heads.pop(key, None)  # another thread may have noticed it, too
             found: Any = b""
             if start < stop:
                 found = self._one(name, (b"GETRANGE", name, b"%d" % start, b"%d" % (stop - 1)), "read", key)
@@ -130,8 +130,7 @@ class RedisStore:
         met: list[Fault] = []
         if len(data) > self._piece:
             return self._put_new_pieces(key, data, met)
-        done = self._one(name, (b"SET", name, data, b"EX", self._life, b"NX"), "write", key, met)
-        if self._checked(done, "write", key) is not None:
+        if self._one(name, (b"SET", name, data, b"EX", self._life, b"NX"), "write", key, met) is not None:
             return True
         return any(fault.maybe_done for fault in met) and self._bears(key, data)
 
@@ -151,7 +150,7 @@ class RedisStore:
             (b"EXPIRE", name, self._life),
             (b"EXEC",),
         ]
-        old = self._committed(name, commit, head, key)[0]
+        old = self._committed(name, commit, head, key, [])[0]
         if old != head.encode():  # else an answer was lost, and this was done twice
             self._drop(old, key)
         return parts.size
@@ -196,18 +195,19 @@ class RedisStore:
         return _decoded(found)
 
     def _pieced(self, head: _Head, start: int, stop: int, key: str) -> bytes | None:
-        """These bytes of an object in pieces, or None if a piece is gone."""
-        units = []
-        wanted = []
+        """These bytes of an object in pieces, or None if a piece is gone.
+
+        One by one: a server has what it is to send in its memory once more, where it counts as used.
+        """
+        found: list[bytes] = []
         for number in range(start // head.piece, -(-stop // head.piece)):
             first = max(start - number * head.piece, 0)
             end = min(stop - number * head.piece, head.piece)
             name = self._piece_name(head.token, number)
-            units.append(Unit([(b"GETRANGE", name, b"%d" % first, b"%d" % (end - 1))], name))
-            wanted.append(end - first)
-        found: list[bytes] = [self._checked(reply, "read", key) for (reply,) in self._links.ask(units, "read", key)]
-        if list(map(len, found)) != wanted:
-            return None
+            part = self._one(name, (b"GETRANGE", name, b"%d" % first, b"%d" % (end - 1)), "read", key)
+            if len(part) != end - first:
+                return None
+            found.append(part)
         return found[0] if len(found) == 1 else b"".join(found)
 
     def _list(self, prefix: str, after: str) -> Iterator[tuple[str, int]]:
@@ -219,7 +219,7 @@ class RedisStore:
             names = [self._name(key) for key in page]
             units = [Unit([(b"STRLEN", name), (b"EXISTS", name)], name) for name in names]
             for key, (size, exists) in zip(page, self._links.ask(units, "list", prefix), strict=True):
-                if isinstance(size, ResponseError):
+                if isinstance(self._of_type(size, "list", key), ResponseError):
                     head = self._head(self._name(key), "list", key)
                     size = head.size if head else 0
                     exists = head
@@ -248,7 +248,7 @@ class RedisStore:
         try:
             for number, part in enumerate(parts):
                 name = self._piece_name(token, number)
-                self._checked(self._one(name, (b"SET", name, part, b"EX", self._life), "write", key), "write", key)
+                self._one(name, (b"SET", name, part, b"EX", self._life), "write", key)
                 size += len(part)
             head = _Head(token, size, self._piece)
             names = [self._piece_name(token, number) for number in range(head.count)]
@@ -280,16 +280,19 @@ class RedisStore:
         self._drop(head.encode(), key)
         return False
 
-    def _committed(
-        self, name: bytes, commit: Sequence[Command], head: _Head, key: str, met: list[Fault] | None = None
-    ) -> list[Any]:
-        """What a transaction gave that makes pieces an object; if it failed, they are gone."""
+    def _committed(self, name: bytes, commit: Sequence[Command], head: _Head, key: str, met: list[Fault]) -> list[Any]:
+        """What a transaction gave that makes pieces an object; if it failed, they are gone.
+
+        Where nobody knows whether it did (an answer was lost, or this thread is interrupted), they stay: an object
+        without its pieces would be in everybody's way.
+        """
         try:
             replies = self._ask(name, commit, "write", key, met)
             for reply in replies:
                 self._checked(reply, "write", key)
-        except BaseException:
-            self._drop(head.encode(), key, quietly=True)
+        except StoreError:
+            if not any(fault.maybe_done for fault in met):
+                self._drop(head.encode(), key, quietly=True)
             raise
         done: list[Any] = replies[-1]
         return done
@@ -320,7 +323,14 @@ class RedisStore:
         return self._links.ask([Unit(commands, name)], action, key, met)[0]
 
     def _one(self, name: bytes, command: Command, action: str, key: str, met: list[Fault] | None = None) -> Any:
-        return self._ask(name, [command], action, key, met)[0]
+        """The reply to one command; see `_of_type`."""
+        return self._of_type(self._ask(name, [command], action, key, met)[0], action, key)
+
+    def _of_type(self, reply: Any, action: str, key: str) -> Any:
+        """A reply, or the refusal that tells a string from an object in pieces; StoreError for any other."""
+        if isinstance(reply, ResponseError) and of_refusal(reply, "").code == "WRONGTYPE":
+            return reply
+        return self._checked(reply, action, key)
 
     def _checked(self, reply: Any, action: str, key: str) -> Any:
         if isinstance(reply, ResponseError):
