@@ -10,7 +10,7 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
-from redis import BlockingConnectionPool
+from redis import ConnectionPool
 from redis.exceptions import ResponseError
 from support.redis_servers import Redis
 
@@ -104,7 +104,7 @@ def answering(answer: bytes) -> Iterator[int]:
 def test_a_server_that_loads_refuses_one_command_and_may_carry_out_the_next() -> None:
     with answering(b"-LOADING Redis is loading\r\n$1\r\n1\r\n") as port:
         way: dict[str, Any] = {"protocol": 2, "driver_info": None}
-        pool = BlockingConnectionPool(host="127.0.0.1", port=port, max_connections=1, **way)
+        pool = ConnectionPool(host="127.0.0.1", port=port, **way)
         (refused, done), fault = Line(pool, "there", 5.0).ask([(b"GET", b"a"), (b"GET", b"b")])
         pool.disconnect()
     assert isinstance(refused, ResponseError) and str(refused).startswith("LOADING ")

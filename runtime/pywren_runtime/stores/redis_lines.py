@@ -11,14 +11,16 @@ in memory no sooner than they are wanted. redis-py keeps the connections, sends 
 
 from collections.abc import Sequence
 from itertools import chain
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any, Final
 
-from redis import BlockingConnectionPool, Connection
+from redis import Connection, ConnectionPool
 from redis.connection import PythonRespSerializer
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from pywren_runtime.stores.redis_faults import Fault, of_error
+from pywren_runtime.stores.redis_settings import CONNECTIONS
 
 __all__ = ["Command", "Line"]
 
@@ -44,8 +46,11 @@ class Line:
     Where `ask` raises, a thread was interrupted, and may have kept a connection: the line has served its time then.
     """
 
-    def __init__(self, pool: BlockingConnectionPool, where: str, silence: float) -> None:
+    def __init__(self, pool: ConnectionPool, where: str, silence: float) -> None:
         self._pool = pool
+        self._free: SimpleQueue[None] = SimpleQueue()  # for an interrupt leaves the lock of any other queue locked
+        for _ in range(CONNECTIONS):
+            self._free.put(None)
         self._where = where
         self._silence = silence
         self._cut = Fault("lost", "a thread was interrupted", where)
@@ -84,7 +89,12 @@ class Line:
         return replies, train.fault
 
     def _depart(self, train: _Train) -> None:
-        connection = train.connection = self._pool.get_connection()
+        self._free.get()
+        try:
+            connection = train.connection = self._pool.get_connection()
+        except BaseException:
+            self._free.put(None)
+            raise
         connection.update_current_socket_timeout(self._silence)  # to connect it has had less
         with self._gate:
             if self._waiting is train:
@@ -103,6 +113,7 @@ class Line:
             if train.fault:  # nobody could tell whose reply would be next
                 train.connection.disconnect()
             self._pool.release(train.connection)
+            self._free.put(None)
 
 
 def _reply(connection: Connection) -> Any:

@@ -18,14 +18,14 @@ from socket import socket
 from threading import Lock
 from typing import Any, Final
 
-from redis import BlockingConnectionPool, Connection, SSLConnection
+from redis import Connection, ConnectionPool, SSLConnection
 from redis.cluster import ClusterNode, NodesManager
 from redis.crc import key_slot
 from redis.exceptions import AskError, RedisClusterException, RedisError, ResponseError, SlotNotCoveredError
 
 from pywren_runtime.stores.redis_faults import Fault, Patience, explain, of_error, of_refusal
 from pywren_runtime.stores.redis_lines import Command, Line
-from pywren_runtime.stores.redis_settings import CONNECTIONS, PASSWORD, Settings
+from pywren_runtime.stores.redis_settings import PASSWORD, Settings
 
 __all__ = ["Links", "Unit"]
 
@@ -180,8 +180,7 @@ class Links:
         line = own.lines.get(address)
         if line is None:
             host, port = address
-            limits: dict[str, Any] = {"max_connections": CONNECTIONS, "timeout": None}
-            pool = BlockingConnectionPool(host=host, port=port, db=self._settings.database, **limits, **self._way)
+            pool = ConnectionPool(host=host, port=port, db=self._settings.database, **self._way)
             line = own.lines.setdefault(address, Line(pool, _named(address), self._patience.silence))
         return line
 
