@@ -159,7 +159,7 @@ def test_the_sort_says_at_once_why_redis_is_not_used(
             said.append(notice)
         for url, words in (
             (server.url("?wrong=1"), "wrong is no option"),
-            (f"redis://:{SECRET}@127.0.0.1:{server.port}", "would not come to workers .* setup --redis-password"),
+            (f"redis://:{SECRET}@127.0.0.1:{server.port}", "would not come to workers: .* setup --redis-password"),
         ):
             with pytest.raises(ConfigError, match=words) as refused:
                 ex.plan_sort(bucket.url("in/0.txt"), bucket.url("out"), records="text", intermediate=url)
