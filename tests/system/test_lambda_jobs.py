@@ -158,7 +158,8 @@ def test_thousands_of_tasks_are_right_while_everything_fails(
         lie = [bytes(each).decode() for each in pool.map(ex.store.get, sorted(keys))]
     assert [effect for _, effect in results] == lie and len(set(lie)) == count
     said = describe([injected, counters, slow_down])
-    assert injected["throttle"] > 0.3 * count and injected["kill"] > 0.02 * count, said
+    least = 0.02 * count if is_full else 0  # of the few of a suite's run, how many are killed is chance
+    assert injected["throttle"] > 0.3 * count and injected["kill"] > least, said
     assert injected["duplicate"] > 0 and injected["drop"] > 0, said
     assert slow_down["injected"] > 0.03 * count, said
     assert counters["executions"] > count, said  # some did run more than once
