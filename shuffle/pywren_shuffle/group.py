@@ -312,7 +312,7 @@ class Spread(Run):
         return [Boundary(key, -1, 0.0) for key in cast(Spilling, self._format).edges(plan.partitions)], []
 
     def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
-        return self._made(spill, tasks)
+        return self._made("partition", spill, tasks)
 
 
 class _Items(Spread):

@@ -231,11 +231,11 @@ class Run:
         return blocks
 
     def _partitioned(self, tasks: Sequence[PartitionTask]) -> list[Block]:
-        return self._made(partition, tasks)
+        return self._made("partition", partition, tasks)
 
-    def _made(self, run: Callable[[Any], Any], tasks: Sequence[PartitionTask]) -> list[Block]:
+    def _made(self, step: str, run: Callable[[Any], Any], tasks: Sequence[Reads]) -> list[Block]:
         """The blocks that `run` gives for each task, one or several."""
-        with self._steps.step("partition", tasks, sum(task.bytes for task in tasks)):
+        with self._steps.step(step, tasks, sum(task.bytes for task in tasks)):
             found = [block for made in self.healing.run(run, tasks) for block in blocks_of(made)]
             for block in found:
                 self.requests += block.requests
@@ -256,10 +256,7 @@ class Run:
         for task in tasks:
             self.traces.expect(task.target, task.parts)
         tasks, self.reads = _in_turn(tasks, self.reads)
-        with self._steps.step(f"regroup {level}", tasks, sum(task.bytes for task in tasks)):
-            blocks: list[Block] = self.healing.run(regroup, tasks)
-            for block in blocks:
-                self.requests += block.requests
+        blocks = self._made(f"regroup {level}", regroup, tasks)
         made = [replace(block, counts=found) for block, found in zip(blocks, counts, strict=True)]
         return [made[start : start + layer.ranges] for start in range(0, len(made), layer.ranges)]
 
